@@ -1,0 +1,59 @@
+"""Every method is held to its word: inductive means that a query's answer does not depend on the other queries."""
+
+import pytest
+import torch
+
+from fewshot_lib.encoders import Conv4, end_to_end, uses_batch_statistics
+from fewshot_lib.evaluation import method
+from fewshot_lib.prototypes import cosine_prototypes, euclidean_prototypes
+
+INDUCTIVE = [euclidean_prototypes, cosine_prototypes]
+
+
+def depends_on_other_queries(few_shot_method, support, query):
+    """Whether the first query's logits change when the other queries are replaced or left out (to float precision)."""
+    logits = few_shot_method(support, query)[:, :1]
+    others = torch.cat([query[:, :1], 5 * query[:, 1:].flip(1) - 2], 1)
+    return not (
+        torch.allclose(few_shot_method(support, others)[:, :1], logits, atol=1e-5)
+        and torch.allclose(few_shot_method(support, query[:, :1]), logits, atol=1e-5)
+    )
+
+
+def vectors():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, 5, 3, 8, generator=generator), torch.randn(2, 10, 8, generator=generator)
+
+
+def images():
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(2, 3, 2, 1, 28, 28, generator=generator), torch.rand(2, 6, 1, 28, 28, generator=generator)
+
+
+@method("centred prototypes", transductive=True)
+def centred(support, query):
+    """A known transductive method: features are centred with the mean over the queries."""
+    centre = query.mean(1, keepdim=True)
+    return cosine_prototypes(support - centre.unsqueeze(1), query - centre)
+
+
+@pytest.mark.parametrize("few_shot_method", [*INDUCTIVE, centred], ids=lambda m: m.name)
+def test_methods_are_what_they_declare(few_shot_method):
+    assert depends_on_other_queries(few_shot_method, *vectors()) == few_shot_method.transductive
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["batch statistics", "running statistics"])
+def test_batch_norm_in_training_mode_is_transductive(training):
+    torch.manual_seed(0)
+    encoder = Conv4(width=8).train(training)
+    assert uses_batch_statistics(encoder) == training
+    with torch.no_grad():
+        end_to_end_method = end_to_end(encoder, euclidean_prototypes)
+        assert end_to_end_method.transductive == training
+        assert depends_on_other_queries(end_to_end_method, *images()) == training
+
+
+@pytest.mark.parametrize("few_shot_method", INDUCTIVE, ids=lambda m: m.name)
+def test_calling_twice_gives_the_same_logits(few_shot_method):
+    support, query = vectors()
+    assert torch.equal(few_shot_method(support, query), few_shot_method(support, query))
