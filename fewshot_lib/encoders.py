@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from sklearn.feature_extraction.text import HashingVectorizer
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -62,10 +63,15 @@ class TextEncoder(nn.Module):
     def __init__(self, source: str = "minilm", max_tokens: int = 128) -> None:
         super().__init__()
         from transformers import AutoModel, AutoTokenizer  # seconds to import: only those who read texts wait for it
+        from transformers.utils import logging
 
         path = minilm_path() if source == "minilm" else source
         self.tokenizer = AutoTokenizer.from_pretrained(path)
+        shows_bars = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()  # loading takes less than a second
         self.model = AutoModel.from_pretrained(path, use_safetensors=True).eval()
+        if shows_bars:
+            logging.enable_progress_bar()
         self.max_tokens = max_tokens
         self.n_features = self.model.config.hidden_size
 
@@ -143,6 +149,14 @@ def extract_features(encoder: nn.Module, dataset: ClassDataset) -> Tensor:
 
 def _part_builder(encoder: nn.Module, dataset: ClassDataset, rows: range, label: str) -> Callable:
     return lambda: ({"features": encode(encoder, dataset.take(rows), label=label)}, {"dataset": dataset.name})
+
+
+def raw_features(dataset: ClassDataset) -> Tensor:
+    """The baseline without any encoder: pixels (n, c·h·w) in 0..1, or, for texts, 4,096 hashed word counts of length 1."""
+    if not dataset.is_text:
+        return dataset.inputs.flatten(1).float() / (255 if dataset.inputs.dtype == torch.uint8 else 1)
+    counts = HashingVectorizer(n_features=4096, alternate_sign=False, norm="l2").transform(dataset.inputs)
+    return torch.from_numpy(counts.toarray()).float()
 
 
 def uses_batch_statistics(module: nn.Module) -> bool:

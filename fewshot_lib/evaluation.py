@@ -25,15 +25,20 @@ from fewshot_lib.episodes import Episodes
 
 
 class Method(Protocol):
-    """A few-shot method: (support (E, N, K, d), query (E, M, d), [support_mask (E, N, K)]) -> logits (E, M, N)."""
+    """A few-shot method: (support (E, N, K, d), query (E, M, d), [support_mask (E, N, K)]) -> logits (E, M, N).
+
+    On padded episodes a transductive method also gets query_mask (E, M).
+    One that ``uses_labels`` also takes labels (E, N, d): features of the names of the episode's classes.
+    """
 
     name: str
     transductive: bool
+    uses_labels: bool
 
     def __call__(self, support: Tensor, query: Tensor, **extra: Tensor) -> Tensor: ...
 
 
-def method(name: str, *, transductive: bool) -> Callable[[Callable], Callable]:
+def method(name: str, *, transductive: bool, uses_labels: bool = False) -> Callable[[Callable], Callable]:
     """Declares a function a few-shot method, and whether the answer to a query may depend on the *other* queries.
 
     An inductive method answers each query alone. A transductive one looks at all queries at once: often more accurate,
@@ -41,7 +46,7 @@ def method(name: str, *, transductive: bool) -> Callable[[Callable], Callable]:
     """
 
     def declare(function: Callable) -> Callable:
-        function.name, function.transductive = name, transductive
+        function.name, function.transductive, function.uses_labels = name, transductive, uses_labels
         return function
 
     return declare
@@ -115,6 +120,12 @@ def half_width(values: Tensor) -> float:
     return float(stats.t.ppf(0.975, n - 1)) * values.double().std().item() / math.sqrt(n)
 
 
+def mean_interval(values: Tensor) -> tuple[float, float]:
+    """95 % t-interval of the mean of independent values (n,): (low, high)."""
+    mean, half = values.double().mean().item(), half_width(values)
+    return mean - half, mean + half
+
+
 def accuracy_per_episode(logits: Tensor, query_labels: Tensor, query_mask: Tensor | None = None) -> Tensor:
     """logits (E, M, N), query_labels (E, M) -> accuracy of each episode (E,); masked-out queries do not count."""
     correct = (logits.argmax(-1) == query_labels).double()
@@ -124,8 +135,12 @@ def accuracy_per_episode(logits: Tensor, query_labels: Tensor, query_mask: Tenso
 
 
 @torch.no_grad()
-def evaluate(few_shot_method: Method, episodes: Episodes, features: Tensor, batch_size: int = 1000) -> EpisodeResults:
+def evaluate(
+    few_shot_method: Method, episodes: Episodes, features: Tensor, batch_size: int = 1000, *, label_features: Tensor | None = None
+) -> EpisodeResults:
     """Runs a method on all episodes over features (n, d) of the whole data set, ``batch_size`` episodes at a time.
+
+    label_features: (C, d), one row per class of the data set, for methods that use the names of the classes.
 
     Everything stays on the features' device; accuracies come to the host once, at the end. Raises ValueError where the
     episodes point outside the features, and TypeError for a method that does not declare ``transductive``.
@@ -137,10 +152,17 @@ def evaluate(few_shot_method: Method, episodes: Episodes, features: Tensor, batc
     last = int(max(episodes.support.max(), episodes.query.max()))
     if last >= len(features):
         raise ValueError(f"`episodes` use row {last} but `features` has {len(features)} rows: they belong to different data sets.")
+    uses_labels = getattr(few_shot_method, "uses_labels", False)
+    if uses_labels and label_features is None:
+        raise ValueError(f"`label_features` is missing: {few_shot_method.name!r} uses the names of the classes. Give one row per class.")
     accuracies = []
     for start in range(0, len(episodes), batch_size):
         batch = episodes[start : start + batch_size].to(features.device)
         extra = {"support_mask": batch.support_mask} if episodes.is_padded else {}
+        if episodes.is_padded and few_shot_method.transductive:
+            extra["query_mask"] = batch.query_mask  # queries that only fill up must not take part
+        if uses_labels:
+            extra["labels"] = label_features[batch.classes]
         logits = few_shot_method(features[batch.support], features[batch.query], **extra)
         accuracies.append(accuracy_per_episode(logits, batch.query_labels, batch.query_mask))
     return EpisodeResults(

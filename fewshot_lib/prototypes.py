@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from fewshot_lib.data.dataset import ClassDataset
 from fewshot_lib.episodes import EpisodeSampler
 from fewshot_lib.evaluation import method
-from fewshot_lib.training import History, autocast, fit
+from fewshot_lib.training import History, autocast, fit, one_cycle
 
 
 def class_means(support: Tensor, support_mask: Tensor | None = None) -> Tensor:
@@ -92,10 +92,10 @@ def train_prototypical(
     dataset: ClassDataset,
     n_steps: int,
     *,
-    n_way: int = 30,
+    n_way: int = 20,
     n_shot: int = 1,
     n_query: int = 5,
-    lr: float = 1e-3,
+    lr: float = 4e-3,
     seed: int = 0,
     validate: Callable[[], float] | None = None,
     validate_every: int = 100,
@@ -105,7 +105,7 @@ def train_prototypical(
     """Trains a Prototypical Network: one episode of *training* classes per step, Adam on equation (4)'s cross-entropy.
 
     More ways in training than in testing make a harder task and a better space (Snell et al. 2017, section 2.6).
-    The data set's inputs are a tensor; they are moved to the encoder's device once. Raises ValueError for texts.
+    The learning rate makes one cycle up to ``lr``. The data set's inputs are a tensor; they are moved to the encoder's device once. Raises ValueError for texts.
     """
     if dataset.is_text:
         raise ValueError(
@@ -125,13 +125,12 @@ def train_prototypical(
         return {"loss": loss, "accuracy": accuracy}
 
     optimizer = torch.optim.Adam(encoder.parameters(), lr=lr)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
     return fit(
         step,
         encoder,
         optimizer,
         n_steps,
-        scheduler=scheduler,
+        scheduler=one_cycle(optimizer, n_steps),
         validate=validate,
         validate_every=validate_every,
         checkpoint=checkpoint,

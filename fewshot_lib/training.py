@@ -212,14 +212,15 @@ def train_classifier(
     labels: Tensor,
     n_steps: int,
     *,
-    batch_size: int = 128,
-    lr: float = 1e-3,
+    batch_size: int = 64,
+    lr: float = 4e-3,
     seed: int = 0,
     label: str = "supervised training",
 ) -> History:
     """Ordinary supervised training: cross-entropy of ``head(encoder(inputs))`` on random batches, with Adam.
 
-    inputs (n, ...) and labels (n,) stand on the device of the encoder.
+    The learning rate rises to ``lr`` and falls to zero (one cycle: Smith and Topin 2017, arXiv:1708.07120), which needs
+    far fewer steps than a constant one. inputs (n, ...) and labels (n,) stand on the device of the encoder.
     """
     generator = torch.Generator().manual_seed(seed)
     batches = torch.randint(len(labels), (n_steps, batch_size), generator=generator).to(labels.device)
@@ -231,4 +232,10 @@ def train_classifier(
         target = labels[batches[i]]
         return {"loss": F.cross_entropy(logits, target), "accuracy": (logits.argmax(-1) == target).float().mean()}
 
-    return fit(step, model, torch.optim.Adam(model.parameters(), lr=lr), n_steps, label=label)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    return fit(step, model, optimizer, n_steps, scheduler=one_cycle(optimizer, n_steps), label=label)
+
+
+def one_cycle(optimizer: torch.optim.Optimizer, n_steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """A learning rate that rises to the optimiser's own over a third of the steps, and falls to zero over the rest."""
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, optimizer.param_groups[0]["lr"], total_steps=n_steps)

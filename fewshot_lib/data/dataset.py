@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -85,6 +85,16 @@ class ClassDataset:
     def rows(self, split: str) -> Tensor:
         """Indices of the examples whose class is in the split, (m,) int64, ascending."""
         return torch.isin(self.labels, self.classes(split)).nonzero().squeeze(1)
+
+    def only(self, split: str) -> ClassDataset:
+        """The examples of one split alone, with the same class ids: for an encoder that need not see the rest."""
+        rows = self.rows(split)
+        return replace(self, inputs=self.take(rows), labels=self.labels[rows], splits={split: self.classes(split)})
+
+    def training_set(self, split: str = "train") -> tuple[Tensor, Tensor]:
+        """For ordinary supervised training: the rows of a split (m,), and their classes counted from 0 (m,)."""
+        rows, classes = self.rows(split), self.classes(split).sort().values
+        return rows, torch.searchsorted(classes, self.labels[rows])
 
     def take(self, rows: Tensor | Sequence[int]) -> Tensor | list[str]:
         """The inputs at these indices: a tensor (m, ...) or a list of m texts."""

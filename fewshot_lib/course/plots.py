@@ -1,0 +1,107 @@
+"""The few kinds of picture the course draws, in one style.
+
+Colours are those of Okabe and Ito (2008), which colour-blind readers tell apart; each class has a marker of its own as
+well, so nothing is said by colour alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from fewshot_lib.data.dataset import ClassDataset
+from fewshot_lib.episodes import Episodes
+from fewshot_lib.evaluation import EpisodeResults
+
+COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#8C8C00"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
+
+
+def interval_plot(results: Sequence[EpisodeResults], chance: float | None = None, labels: Sequence[str] | None = None) -> Figure:
+    """One row per result: the mean accuracy and its 95 % interval, with the chance level as a dashed line."""
+    labels = list(labels or [r.method for r in results])
+    fig, ax = plt.subplots(figsize=(7, 0.9 + 0.42 * len(results)), layout="constrained")
+    rows = np.arange(len(results))[::-1]
+    means, widths = [100 * r.mean for r in results], [100 * r.ci95 for r in results]
+    ax.errorbar(means, rows, xerr=widths, fmt="o", color=COLOURS[0], capsize=4)
+    for row, mean in zip(rows, means, strict=True):
+        ax.annotate(f"{mean:.1f}", (mean, row), textcoords="offset points", xytext=(0, 7), ha="center", fontsize=9)
+    if chance is not None:
+        ax.axvline(100 * chance, color="black", linestyle="--", linewidth=1)
+        ax.annotate(" chance", (100 * chance, 1), xycoords=("data", "axes fraction"), va="top", fontsize=9)
+    ax.set(yticks=rows, yticklabels=labels, ylim=(-0.6, len(results) - 0.2), xlim=(0, 103))
+    ax.set_xlabel("accuracy in % (mean and 95 % interval)")
+    ax.grid(axis="x", alpha=0.3)
+    return fig
+
+
+def band_plot(
+    ax: Axes, x: Sequence[float], results: Sequence[EpisodeResults], label: str, number: int = 0, chance: float | None = None
+) -> None:
+    """Mean accuracy against x, with the 95 % interval as a band; ``number`` picks colour and marker."""
+    mean = np.array([100 * r.mean for r in results])
+    half = np.array([100 * r.ci95 for r in results])
+    ax.plot(x, mean, color=COLOURS[number], marker=MARKERS[number], label=label)
+    ax.fill_between(x, mean - half, mean + half, color=COLOURS[number], alpha=0.25, linewidth=0)
+    ax.set_ylabel("accuracy in % (band: 95 % interval)")
+    ax.grid(alpha=0.3)
+    if chance is not None:
+        ax.axhline(100 * chance, color="black", linestyle="--", linewidth=1, label="chance")
+
+
+def picture(ax: Axes, image: Tensor, frame: str | None = None, letter: str = "") -> None:
+    """One image (1, h, w), ink dark on paper, with a coloured frame and a letter in the corner."""
+    ax.imshow(image[0], cmap="gray_r", vmin=0, vmax=255)
+    ax.set(xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set(visible=frame is not None, color=frame or "black", linewidth=2)
+    if letter:
+        ax.text(0.04, 0.96, letter, transform=ax.transAxes, va="top", fontsize=8, color=frame or "black", weight="bold")
+
+
+def episode_picture(dataset: ClassDataset, episodes: Episodes, number: int = 0, most_queries: int = 5) -> Figure:
+    """One episode of images: a row per way, its K supports (S, in colour) and its first queries (Q, in black)."""
+    support, ways = episodes.support[number], range(episodes.n_way)
+    shown = min(most_queries, episodes.n_query)
+    columns = episodes.n_shot + shown
+    fig, axes = plt.subplots(
+        episodes.n_way, columns, figsize=(0.75 * columns + 2, 0.8 * episodes.n_way), squeeze=False, layout="constrained"
+    )
+    for way in ways:
+        queries = episodes.query[number][episodes.query_labels[number] == way][:shown]
+        for column, row in enumerate([*support[way].tolist(), *queries.tolist()]):
+            is_support = column < episodes.n_shot
+            frame = COLOURS[way % len(COLOURS)] if is_support else "black"
+            picture(axes[way, column], dataset.inputs[row], frame, "S" if is_support else "Q")
+        name = dataset.class_names[episodes.classes[number, way]]
+        axes[way, 0].set_ylabel(f"way {way}\n{name}", rotation=0, ha="right", va="center", fontsize=8)
+    return fig
+
+
+def decision_regions(ax: Axes, classify: Callable[[Tensor], Tensor], limits: tuple[float, float, float, float], size: int = 160) -> None:
+    """Colours the plane by the predicted class, paler where the classifier is less sure.
+
+    classify: points (m, 2) -> logits (m, n).  limits: left, right, bottom, top.
+    """
+    xs, ys = torch.linspace(*limits[:2], size), torch.linspace(*limits[2:], size)
+    points = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), -1).reshape(-1, 2)
+    p = classify(points).softmax(-1)
+    colours = torch.tensor([plt.matplotlib.colors.to_rgb(c) for c in COLOURS])[p.argmax(-1) % len(COLOURS)]
+    strength = (0.15 + 0.5 * (p.max(-1).values - 1 / p.shape[-1]) / (1 - 1 / p.shape[-1])).unsqueeze(-1)
+    image = (1 - strength) + strength * colours
+    ax.imshow(image.reshape(size, size, 3), origin="lower", extent=limits, aspect="auto", interpolation="bilinear")
+    ax.contour(xs, ys, p.argmax(-1).reshape(size, size), levels=np.arange(p.shape[-1]) + 0.5, colors="white", linewidths=1.5)
+
+
+def scatter_classes(ax: Axes, points: Tensor, labels: Tensor, size: float = 45, **style: object) -> None:
+    """Points (m, 2) with the colour and the marker of their class."""
+    for c in labels.unique().tolist():
+        x, y = points[labels == c].T
+        colour, marker = COLOURS[c % len(COLOURS)], MARKERS[c % len(MARKERS)]
+        ax.scatter(x, y, s=size, color=colour, marker=marker, edgecolor="black", linewidth=0.6, **style)

@@ -1,0 +1,53 @@
+"""``fewshot record``: runs notebooks in place and stores what a reader sees, and nothing else.
+
+The profile, the number of threads and the hash seed are fixed, and :mod:`normalise` drops the rest of what varies. A
+notebook is stored only when it reached its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import nbformat
+
+from fewshot_lib.course import times
+from fewshot_lib.course.execution import execute, kernel_environment, read_notebook, write_whole
+from fewshot_lib.course.lint import lint
+from fewshot_lib.course.normalise import normalised
+from fewshot_lib.course.parameters import declared, inject
+
+PROFILE, THREADS, CELL_SECONDS = "laptop", 2, 600
+
+
+def record(paths: Sequence[Path], say: Callable[[str], None] = print) -> bool:
+    """Runs each notebook with the laptop profile and its own parameters, and stores it if it reached its end.
+
+    True where all did and none has a problem that the lint finds. A notebook that fails is left as it was.
+    """
+    environment = kernel_environment(THREADS, FEWSHOT_PROFILE=None, FEWSHOT_STRICT=None, PYTHONHASHSEED="0", COLUMNS="100")
+    good = True
+    for path in paths:
+        before = path.read_text(encoding="utf-8")
+        notebook = read_notebook(path)
+        declared(notebook)
+        outcome = execute(inject(notebook, {}), path.parent, environment=environment, timeout=CELL_SECONDS)
+        if outcome.failure:
+            say(f"{path.stem}: FAILED in {outcome.failure}. The file is left as it was.")
+            good = False
+            continue
+        after = nbformat.writes(normalised(outcome.notebook)) + "\n"
+        if after != before:
+            write_whole(path, after)
+        times.keep_times(path.parent, PROFILE, {path.stem: outcome.seconds})
+        say(f"{path.stem}: {'unchanged' if after == before else 'recorded'}, {times.in_words(outcome.seconds)}")
+        good &= report_problems([path], say)
+    return good
+
+
+def report_problems(paths: Sequence[Path], say: Callable[[str], None] = print) -> bool:
+    """Prints what the lint finds in the notebooks as they are; True where it finds nothing."""
+    problems = [f"{path.stem}, {problem}" for path in paths for problem in lint(path)]
+    for problem in problems:
+        say(problem)
+    return not problems

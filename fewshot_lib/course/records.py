@@ -1,0 +1,148 @@
+"""Results that travel inside a notebook: one row each, collected into one table.
+
+``Lesson.record`` stores a row as an output of its own type in the notebook. Whatever ran the notebook (JupyterLab,
+``fewshot run``, papermill on a cluster), :func:`collect` finds it again. A row carries everything a number must be
+quoted with: data set, split family, profile, ways, shots, queries, episodes, seeds, inductive or transductive.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from IPython.display import display
+
+MIME = "application/vnd.fewshot.result+json"
+IDENTITY = ("kind", "method", "dataset", "split_family", "n_way", "n_shot", "n_query")
+COLUMNS = (
+    "kind",
+    "notebook",
+    "method",
+    "dataset",
+    "split_family",
+    "profile",
+    "n_way",
+    "n_shot",
+    "n_query",
+    "episodes",
+    "seeds",
+    "transductive",
+    "mean",
+    "ci_low",
+    "ci_high",
+    "note",
+)
+SHORT_COLUMNS = ("method", "dataset", "setting", "measured on", "result")
+REPORT_COLUMNS = ("notebook", "method", "dataset", "profile", "setting", "measured on", "result", "note")
+NEEDED = ("n_way", "n_shot", "n_query", "n_episodes", "n_seeds", "transductive", "mean", "interval")
+
+
+def make_row(method: str, results: Any, *, dataset: Any, notebook: str, profile: str, note: str = "") -> dict[str, Any]:
+    """The row of one result. Fractions, not percent.
+
+    results: evaluation.EpisodeResults, or PairedDifference (``kind == "difference"``). dataset: a ClassDataset.
+    Raises TypeError where a needed attribute is missing and ValueError where the mean is not a number.
+    """
+    missing = [name for name in NEEDED if not hasattr(results, name)]
+    if missing:
+        raise TypeError(
+            f"`results` is a {type(results).__name__} without .{missing[0]}: give what evaluation.evaluate or compare_paired returned."
+        )
+    if not (hasattr(dataset, "name") and hasattr(dataset, "split_family")):
+        raise TypeError(f"`dataset` is {dataset!r}: give the ClassDataset itself, which knows its name and its split family.")
+    mean, (low, high) = float(results.mean), map(float, results.interval)
+    if not math.isfinite(mean):
+        raise ValueError(f"`results` has the mean {mean}: it holds no episode, or an accuracy that is not a number.")
+    return {
+        "kind": getattr(results, "kind", "accuracy"),
+        "notebook": notebook,
+        "method": method,
+        "dataset": dataset.name,
+        "split_family": dataset.split_family,
+        "profile": profile,
+        "n_way": _size(results.n_way),
+        "n_shot": _size(results.n_shot),
+        "n_query": _size(results.n_query),
+        "episodes": int(results.n_episodes),
+        "seeds": int(results.n_seeds),
+        "transductive": bool(results.transductive),
+        "mean": round(mean, 6),
+        "ci_low": round(low, 6) if math.isfinite(low) else None,
+        "ci_high": round(high, 6) if math.isfinite(high) else None,
+        "note": note,
+    }
+
+
+def _size(value: Any) -> int | str:
+    """5, or "2-5" for a range of ways or shots."""
+    return "-".join(map(str, value)) if isinstance(value, Sequence) else int(value)
+
+
+def show_row(row: Mapping[str, Any]) -> None:
+    """Shows the row as a line of text and stores it in the output."""
+    cells = _cells(row)
+    text = f"recorded: {cells['method']} · {cells['dataset']} · {cells['setting']} · {cells['result']} ({cells['measured on']})"
+    display({"text/plain": text, MIME: dict(row)}, raw=True)
+
+
+def rows_of(notebook: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows recorded in one executed notebook (nbformat), in order; the last one of the same measurement counts.
+
+    Rows of a notebook that stopped with an error say so in their note.
+    """
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    stopped = any(output["output_type"] == "error" for output in outputs)
+    rows = {}
+    for output in outputs:
+        if MIME in output.get("data", {}):
+            row = {name: output["data"][MIME].get(name) for name in COLUMNS}
+            if stopped:
+                row["note"] = "; ".join(filter(None, [row["note"], "the notebook stopped with an error"]))
+            rows[tuple(row[name] for name in IDENTITY)] = row
+    return list(rows.values())
+
+
+def collect(notebooks: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of several executed notebooks, in their order."""
+    return [row for notebook in notebooks for row in rows_of(notebook)]
+
+
+def _percent(row: Mapping[str, Any], name: str) -> str:
+    return "–" if row[name] is None else f"{100 * row[name]:.1f}"
+
+
+def _cells(row: Mapping[str, Any]) -> dict[str, str]:
+    """A row in words, as people quote it."""
+    is_difference = row["kind"] == "difference"
+    mean = f"{100 * row['mean']:+.1f} points" if is_difference else f"{100 * row['mean']:.1f} %"
+    seeds = "1 seed" if row["seeds"] == 1 else f"{row['seeds']} seeds"
+    information = "transductive" if row["transductive"] else "inductive"
+    return {
+        "notebook": str(row["notebook"]),
+        "method": str(row["method"]),
+        "dataset": f"{row['dataset']}/{row['split_family']}",
+        "profile": str(row["profile"]),
+        "setting": f"{row['n_way']}-way {row['n_shot']}-shot, {row['n_query']} queries, {information}",
+        "measured on": f"{row['episodes']:,} episodes, {seeds}",
+        "result": f"{mean} [{_percent(row, 'ci_low')}, {_percent(row, 'ci_high')}]",
+        "note": str(row["note"] or ""),
+    }
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = REPORT_COLUMNS) -> str:
+    """A markdown table for people: percent, with the 95 % interval in brackets."""
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[_cells(row)[name].replace("|", "\\|") for name in columns] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table for programs: every column of the rows, fractions instead of percent."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

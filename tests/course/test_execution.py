@@ -1,0 +1,102 @@
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import fewshot_lib
+from fewshot_lib.course.execution import cores, execute, find_notebooks, kernel_environment, read_notebook, write_whole
+
+REPORT = """import os, sys, fewshot_lib
+print(sys.executable, os.getcwd(), fewshot_lib.__file__)
+print(os.environ["FEWSHOT_STATIC"], os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"], os.environ.get("GONE"))"""
+FAILS = "def f():\n    return 1 / 0\n\ny = 2\nf()"
+
+
+@pytest.fixture
+def run(tmp_path):
+    def run_it(notebook, timeout=60, **options):
+        return execute(notebook, tmp_path, environment=kernel_environment(1, GONE=None), timeout=timeout, **options)
+
+    return run_it
+
+
+def test_the_kernel_is_this_interpreter_whatever_is_installed(run, notebook, code, tmp_path, monkeypatch):
+    kernel = tmp_path / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel.json").write_text('{"argv": ["no-such-python", "{connection_file}"], "display_name": "x", "language": "python"}')
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    monkeypatch.setenv("GONE", "yes")
+    seen = []
+    outcome = run(notebook(code(REPORT), code("1 + 1")), on_cell=seen.append)
+    assert outcome.failure is None and seen == [0, 1]
+    where, settings = outcome.notebook.cells[0].outputs[0].text.splitlines()
+    assert where == f"{sys.executable} {tmp_path} {fewshot_lib.__file__}"
+    assert settings == "1 1 1 None"
+    assert outcome.notebook.cells[1].outputs[0].data["text/plain"] == "2"
+    assert "execution" not in outcome.notebook.cells[0].metadata
+
+
+def test_a_failure_names_cell_heading_line_and_error(run, notebook, code, text):
+    cells = [
+        text("# Title"),
+        code("a = 1", "parameters"),
+        code("a = 2", "injected-parameters"),
+        text("## Toy\n\nwords"),
+        code(FAILS),
+        code("b = 1"),
+    ]
+    failure = run(notebook(*cells)).failure
+    # counted as in the file on disk, which has no injected cell
+    assert (failure.cell, failure.heading, failure.line) == (4, "Toy", "f()")
+    assert failure.error == "ZeroDivisionError: division by zero"
+    for part in ("cell 4", "'Toy'", "`f()`", "division by zero"):
+        assert part in str(failure)
+    assert cells[-1].execution_count is None
+
+
+def test_a_cell_that_takes_too_long_is_stopped(run, notebook, code):
+    outcome = run(notebook(code("x = 1"), code("# wait\nimport time; time.sleep(60)")), timeout=1)
+    assert outcome.failure.cell == 2 and "more than 1 s" in outcome.failure.error and "time.sleep" in outcome.failure.line
+    assert outcome.seconds < 50
+
+
+def test_a_kernel_that_dies_is_noticed(run, notebook, code):
+    failure = run(notebook(code("import os; os._exit(1)"))).failure
+    assert failure.cell == 1 and "died" in failure.error
+
+
+def test_threads_and_library_reach_the_kernel_and_nothing_else_changes(monkeypatch):
+    before = dict(os.environ)
+    made = kernel_environment(3, FEWSHOT_PROFILE=None, PYTHONHASHSEED="0")
+    assert made["OMP_NUM_THREADS"] == made["MKL_NUM_THREADS"] == "3" and made["PYTHONHASHSEED"] == "0"
+    assert Path(made["PYTHONPATH"].split(os.pathsep)[0]) / "fewshot_lib" == Path(fewshot_lib.__file__).resolve().parent
+    assert dict(os.environ) == before
+    assert 1 <= cores() <= os.cpu_count()
+
+
+def test_notebooks_are_found_by_path_directory_and_beginning(written, notebook, code, monkeypatch, tmp_path):
+    paths = [written(notebook(code("a")), name) for name in ("02_b", "00_a", "01_c")]
+    monkeypatch.chdir(tmp_path)
+    assert [path.stem for path in find_notebooks()] == ["00_a", "01_c", "02_b"]
+    assert [path.stem for path in find_notebooks(["02", "notebooks"])] == ["02_b", "00_a", "01_c"]
+    assert find_notebooks([str(paths[0])]) == [paths[0]]
+    with pytest.raises(ValueError, match=r"no notebook '03'.*00_a, 01_c, 02_b"):
+        find_notebooks(["01", "03"])
+
+
+def test_a_file_that_is_no_notebook_is_named(tmp_path):
+    path = tmp_path / "x.ipynb"
+    for content in ("not json", "{}", '{"nbformat": 4, "nbformat_minor": 5}'):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=re.escape(f"{path} is not a notebook")):
+            read_notebook(path)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "sub" / "x.txt"
+    write_whole(path, "old\n")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(path, "new" * 10_000 + "\ud800")
+    assert path.read_bytes() == b"old\n" and list(path.parent.iterdir()) == [path]

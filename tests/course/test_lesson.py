@@ -1,0 +1,149 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from fewshot_lib import course
+from fewshot_lib.course.lesson import EPISODES, check_parameters, resolve_profile
+
+
+def test_profile_is_the_argument_then_the_environment_then_laptop(monkeypatch):
+    assert resolve_profile() == "laptop"
+    monkeypatch.setenv("FEWSHOT_PROFILE", "smoke")
+    assert resolve_profile() == "smoke"
+    assert resolve_profile("gpu") == "gpu"
+
+
+def test_unknown_profile_names_its_source_and_the_choices(monkeypatch):
+    with pytest.raises(ValueError, match=r"`profile` is 'lap'.*'smoke', 'laptop', 'gpu'"):
+        course.setup("x", profile="lap")
+    monkeypatch.setenv("FEWSHOT_PROFILE", "fast")
+    with pytest.raises(ValueError, match="`FEWSHOT_PROFILE` is 'fast'"):
+        course.setup("x")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("n_way", 1), ("n_shot", 0), ("n_query", 0), ("n_episodes", 1), ("seed", -1), ("seed", 2**32)]
+    + [("n_way", 5.0), ("n_shot", "1"), ("n_query", None), ("n_way", True), ("dataset", ""), ("dataset", 3)],
+)
+def test_impossible_values_are_refused_by_name(name, value, capsys):
+    with pytest.raises(ValueError, match=rf"`{name}` is {value!r}.*[Gg]ive"):
+        course.setup("x", **{name: value})
+    assert capsys.readouterr().out == ""  # nothing was done
+
+
+def test_a_refused_setup_leaves_the_random_generators_alone():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError):
+        course.setup("x", n_way=1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_setup_seeds_every_generator():
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    course.setup("x", seed=5)
+    first = draw()
+    course.setup("x", seed=6)
+    other = draw()
+    course.setup("x", seed=5)
+    assert first == draw()
+    assert all(a != b for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("profile", course.PROFILES)
+def test_open_parameters_are_filled_by_the_profile(profile):
+    lesson = course.setup("x", profile=profile, default_dataset={"laptop": "glyphs", "gpu": "omniglot"})
+    assert lesson.dataset == ("omniglot" if profile == "gpu" else "glyphs")
+    assert lesson.n_episodes == EPISODES[profile]
+    assert lesson.pick(smoke="smoke", laptop="laptop", gpu="gpu") == profile
+    assert lesson.is_default
+
+
+def test_a_profile_that_nothing_was_said_about_is_an_error():
+    with pytest.raises(ValueError, match=r"`episodes`.*smoke"):
+        course.setup("x", profile="gpu", episodes={"smoke": 10})
+
+
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"n_way": 6}, {"n_shot": 2}, {"n_query": 14}, {"n_episodes": 50}, {"dataset": "reuters"}])
+def test_any_changed_parameter_is_not_the_default(changed):
+    assert not course.setup("x", **changed).is_default
+
+
+def test_the_default_written_out_is_the_default():
+    assert course.setup("x", dataset="glyphs", n_episodes=EPISODES["laptop"]).is_default
+
+
+def test_extra_parameters_count_where_their_defaults_are_given():
+    assert course.setup("x", width=3).is_default
+    assert course.setup("x", width=3).extra["width"] == 3
+    assert course.setup("x", width=3, extra_defaults={"width": 3}).is_default
+    assert not course.setup("x", width=4, extra_defaults={"width": 3}).is_default
+    with pytest.raises(ValueError, match="'widht'"):
+        course.setup("x", width=4, extra_defaults={"widht": 3})
+
+
+def test_a_lesson_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        course.setup("x").n_way = 3
+
+
+@pytest.mark.parametrize("true", [True, np.bool_(True), torch.tensor(True), torch.tensor([True])])
+def test_claims_that_hold(true, capsys):
+    course.setup("x").claim("1 < 2", true)
+    assert "✓ 1 < 2" in capsys.readouterr().out
+
+
+def test_a_false_claim_is_an_error_only_with_the_default_parameters(capsys):
+    with pytest.raises(course.ClaimFailed, match="2 < 1"):
+        course.setup("x").claim("2 < 1", np.float64(2) < 1)
+    course.setup("x", n_way=7).claim("2 < 1", False)
+    assert "✗ does not hold in this run: 2 < 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("profile", course.PROFILES)
+@pytest.mark.parametrize("needs", course.PROFILES)
+def test_a_claim_is_judged_from_the_profile_it_needs(profile, needs, capsys):
+    lesson = course.setup("x", profile=profile)
+    if course.PROFILES.index(profile) < course.PROFILES.index(needs):
+        lesson.claim("no", False, needs=needs)
+        assert f"not judged in the {profile} profile: no" in capsys.readouterr().out
+    else:
+        with pytest.raises(course.ClaimFailed):
+            lesson.claim("no", False, needs=needs)
+
+
+@pytest.mark.parametrize("condition", [0.7, "yes", None, 1])
+def test_a_claim_needs_a_comparison(condition):
+    with pytest.raises(TypeError, match="give a comparison"):
+        course.setup("x").claim("something", condition)
+
+
+def test_unknown_needs_is_refused_in_every_profile():
+    with pytest.raises(ValueError, match="`needs` is 'cpu'"):
+        course.setup("x", profile="smoke").claim("something", True, needs="cpu")
+
+
+def test_the_header_says_what_is_run_and_nothing_of_the_machine(capsys):
+    course.setup("x", n_way=7, width=3)
+    out = capsys.readouterr().out
+    for part in ("laptop", "7-way 1-shot", "glyphs", "1,000 episodes", "width = 3", "not the default"):
+        assert part in out
+    assert "/" not in out and "+cpu" not in out
+
+
+def test_the_footer_holds_every_recorded_row_once(displayed, results, glyphs):
+    lesson = course.setup("x")
+    for method in ("A", "B", "A"):
+        lesson.record(method, results(), dataset=glyphs)
+    lesson.footer()
+    footer = displayed[-1][0]["text/markdown"]
+    assert footer.count("| A |") == footer.count("| B |") == 1
+
+
+def test_names_that_are_not_numbers_are_left_to_the_notebook():
+    check_parameters(width="anything", n_way=2)

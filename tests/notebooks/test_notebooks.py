@@ -1,0 +1,126 @@
+"""The committed notebooks: lint, solutions, exercises that are not empty, parameters that take effect, no network.
+
+That they run as committed, in the smoke profile, is tested by nbval (see pyproject.toml). Here each runs twice more.
+"""
+
+import itertools
+import json
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from fewshot_lib.course.execution import execute, kernel_environment
+from fewshot_lib.course.lint import lint
+from fewshot_lib.course.parameters import inject, tags
+from fewshot_lib.course.records import collect
+from fewshot_lib.course.solutions import EXERCISE, fill_solutions
+
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+OFFLINE = Path(__file__).parent / "offline"
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+STUB_MUST_FAIL = """
+from fewshot_lib.course.exercises import ExerciseFailed
+try:
+    exec({stub!r})
+except ExerciseFailed as verdict:
+    assert "[todo]" in str(verdict), verdict
+else:
+    raise AssertionError("the exercise was accepted without an answer")
+"""
+
+
+def run(notebook, path, **environment):
+    """Executes a notebook in the smoke profile, one thread; fails the test with the cell and the error."""
+    variables = kernel_environment(1, **{"FEWSHOT_PROFILE": "smoke", **environment})
+    outcome = execute(notebook, path.parent, environment=variables, timeout=300)
+    assert outcome.failure is None, str(outcome.failure)
+    return outcome.notebook
+
+
+def rows_of(notebook):
+    return list(collect([notebook]))
+
+
+def as_solved(notebook):
+    """With the solutions filled in; after each, a cell that proves that the untouched stub is *not* accepted."""
+    solved = fill_solutions(notebook)
+    cells = []
+    for original, cell in zip(notebook.cells, solved.cells, strict=True):
+        cells.append(cell)
+        if EXERCISE in tags(cell):
+            # the stub, and then the solution again, because the stub took its name
+            proof = STUB_MUST_FAIL.format(stub=original.source) + "\n" + cell.source
+            cells.append(nbformat.v4.new_code_cell(proof))
+    solved.cells = cells
+    return solved
+
+
+@every_notebook
+def test_lint(path):
+    assert lint(path) == []
+
+
+@every_notebook
+def test_links_to_files_of_the_course_lead_somewhere(path):
+    import re
+
+    for cell in nbformat.read(path, 4).cells:
+        if cell.cell_type == "markdown":
+            for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)\s#]+)", cell.source):
+                assert (path.parent / target).exists(), f"{target} does not exist"
+
+
+@every_notebook
+def test_solved_offline_with_other_parameters(path):
+    """Strict: every solution is accepted, every stub refused, every setting of every widget drawn. And no network."""
+    values = {"seed": 1, "n_way": 3, "n_shot": 2, "n_query": 4, "n_episodes": 60}
+    notebook = as_solved(nbformat.read(path, 4))
+    rows = rows_of(run(inject(notebook, values), path, FEWSHOT_STRICT="1", PYTHONPATH=f"{OFFLINE}:{Path(__file__).parents[2]}"))
+    assert rows
+    assert {row["episodes"] for row in rows} == {60}
+    assert {row["n_way"] for row in rows} == {3}
+    assert 2 in {row["n_shot"] for row in rows}
+    assert 4 in {row["n_query"] for row in rows}
+
+
+@every_notebook
+def test_papermill_with_the_other_kind_of_data(path, tmp_path, monkeypatch):
+    """As an engineer would run it: papermill's own command on texts instead of images."""
+    monkeypatch.setenv("FEWSHOT_PROFILE", "laptop")  # the parameter must win over this
+    parameters = {"profile": "smoke", "dataset": "docstrings", "n_episodes": 40}
+    assert set(parameters) <= set(papermill.inspect_notebook(str(path)))
+    papermill.execute_notebook(
+        path, tmp_path / "out.ipynb", parameters, cwd=path.parent, kernel_name="python3", progress_bar=False, execution_timeout=300
+    )
+    rows = rows_of(nbformat.read(tmp_path / "out.ipynb", 4))
+    assert {row["dataset"] for row in rows} == {"docstrings"}
+    assert {row["profile"] for row in rows} == {"smoke"}
+    assert {row["episodes"] for row in rows} == {40}
+
+
+def test_the_seed_changes_the_result_and_nothing_else_does():
+    path = NOTEBOOKS[0]
+    means = [rows_of(run(inject(nbformat.read(path, 4), {"seed": seed}), path))[0]["mean"] for seed in (0, 0, 1)]
+    assert means[0] == means[1] != means[2]
+
+
+def test_the_network_is_closed_where_the_test_says_so(tmp_path):
+    """The proof that the offline run above could fail."""
+    code = "import socket\nsocket.create_connection(('192.0.2.1', 80), timeout=1)"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    outcome = execute(notebook, tmp_path, environment=kernel_environment(1, PYTHONPATH=str(OFFLINE)), timeout=60)
+    assert "the network is closed in this test" in outcome.failure.error
+
+
+def test_chapters_are_numbered_without_a_gap():
+    numbers = [int(path.stem[:2]) for path in NOTEBOOKS]
+    assert numbers == list(itertools.islice(itertools.count(), len(numbers)))
+
+
+def test_all_notebooks_declare_the_same_parameters():
+    declared = {path.stem: json.dumps(sorted(papermill.inspect_notebook(str(path)))) for path in NOTEBOOKS}
+    common = {"profile", "seed", "dataset", "n_way", "n_shot", "n_query", "n_episodes"}
+    assert all(common <= set(json.loads(names)) for names in declared.values()), declared
