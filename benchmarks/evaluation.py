@@ -60,6 +60,7 @@ def seconds(run: Callable[[], torch.Tensor], repeats: int) -> float:
 
 
 def main() -> None:
+    """Prints both rates and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--episodes", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=5)

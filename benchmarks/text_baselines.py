@@ -46,6 +46,7 @@ def rows_of(name: str, family: str, encoder: TextEncoder, n_episodes: int, out: 
 
 
 def row(dataset: data.ClassDataset, n_shot: int, result: EpisodeResults, names_alone: EpisodeResults) -> list[str]:
+    """One row of the table, in the order of HEAD."""
     (low, high), difference = result.interval, compare_paired(result, names_alone)
     return [
         dataset.name,
@@ -60,6 +61,7 @@ def row(dataset: data.ClassDataset, n_shot: int, result: EpisodeResults, names_a
 
 
 def main() -> None:
+    """Writes and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--datasets", nargs="+", default=["huffpost", "reuters", "20news", "amazon"])
     parser.add_argument("--family", default="bao")

@@ -118,16 +118,14 @@ class EpisodeSampler:
         self.shot_range = _as_range("n_shot", n_shot, lowest=1)
         (self.n_query, _) = _as_range("n_query", n_query, lowest=1)
         if self.way_range[1] > len(self.classes):
-            raise ValueError(
-                f"`n_way` is {self.way_range[1]} but there are only {len(self.classes)} classes to draw from: use at most {len(self.classes)}."
-            )
+            raise ValueError(f"`n_way` is {self.way_range[1]} but there are only {len(self.classes)} classes to draw from: use fewer ways.")
         members = [(labels == c).nonzero().squeeze(1).cpu() for c in self.classes]
         need = self.shot_range[1] + self.n_query
         for c, rows in zip(self.classes.tolist(), members, strict=True):
             if len(rows) < need:
                 raise ValueError(
-                    f"Class {c} has {len(rows)} examples, but n_shot + n_query = {self.shot_range[1]} + {self.n_query} = {need} are needed: "
-                    "use fewer shots or queries, or leave this class out of `classes`."
+                    f"Class {c} has {len(rows)} examples, but n_shot + n_query = "
+                    f"{self.shot_range[1]} + {self.n_query} = {need} are needed: use fewer shots or queries, or leave the class out."
                 )
         self.sizes = torch.tensor([len(rows) for rows in members])
         self.members = torch.nn.utils.rnn.pad_sequence(members, batch_first=True)  # (c, largest class)

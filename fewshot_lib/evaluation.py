@@ -92,6 +92,12 @@ class EpisodeResults:
     def interval(self) -> tuple[float, float]:
         return self.mean - self.ci95, self.mean + self.ci95
 
+    @property
+    def in_words(self) -> str:
+        """The mean and its interval, for a sentence: "85.0% (95 % interval 84.5% to 85.5%)"."""
+        low, high = self.interval
+        return f"{self.mean:.1%} (95 % interval {low:.1%} to {high:.1%})"
+
     def __str__(self) -> str:
         seeds = f", {self.n_seeds} seeds" if self.n_seeds > 1 else ""
         kind = "transductive" if self.transductive else "inductive"
@@ -106,10 +112,21 @@ class PairedDifference(EpisodeResults):
 
     kind = "difference"
 
-    def __str__(self) -> str:
+    @property
+    def in_words(self) -> str:
+        """The mean and its interval, for a sentence: "+3.1 points (95 % interval +2.0 to +4.2)"."""
         low, high = self.interval
-        verdict = "not told apart" if low <= 0 <= high else ("the first is better" if low > 0 else "the second is better")
-        return f"{self.method}: {self.mean:+.1%}, 95 % interval {low:+.1%} to {high:+.1%} ({self.n_episodes:,} episodes): {verdict}"
+        return f"{100 * self.mean:+.1f} points (95 % interval {100 * low:+.1f} to {100 * high:+.1f})"
+
+    @property
+    def verdict(self) -> str:
+        """What the interval says of the first method: "better than", "worse than" or "not told apart from" the second."""
+        low, high = self.interval
+        return "better than" if low > 0 else ("worse than" if high < 0 else "not told apart from")
+
+    def __str__(self) -> str:
+        first, second = self.method.split(" − ", 1)
+        return f"{first} is {self.verdict} {second}: {self.in_words}, {self.n_episodes:,} episodes"
 
 
 def half_width(values: Tensor) -> float:

@@ -105,12 +105,11 @@ def train_prototypical(
     """Trains a Prototypical Network: one episode of *training* classes per step, Adam on equation (4)'s cross-entropy.
 
     More ways in training than in testing make a harder task and a better space (Snell et al. 2017, section 2.6).
-    The learning rate makes one cycle up to ``lr``. The data set's inputs are a tensor; they are moved to the encoder's device once. Raises ValueError for texts.
+    The learning rate makes one cycle up to ``lr``. The data set's inputs are a tensor (images, or features when the
+    "encoder" is a layer on top of them); they are moved to the encoder's device once. Raises ValueError for texts.
     """
     if dataset.is_text:
-        raise ValueError(
-            "`dataset` holds texts: train_prototypical trains an image encoder. Use the frozen TextEncoder's features instead."
-        )
+        raise ValueError("`dataset` holds texts, and this trains on tensors: encode them, and train on replace(dataset, inputs=features).")
     device = next(encoder.parameters()).device
     sampler = EpisodeSampler(dataset.labels, dataset.classes("train"), n_way, n_shot, n_query, seed)
     inputs = dataset.inputs.to(device)

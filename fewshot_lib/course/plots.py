@@ -41,6 +41,23 @@ def interval_plot(results: Sequence[EpisodeResults], chance: float | None = None
     return fig
 
 
+def difference_plot(columns: Sequence[Sequence[EpisodeResults]], labels: Sequence[str], names: Sequence[str], zero: str) -> Figure:
+    """Paired differences with 95 % intervals: a panel per column, a row per label, and a line at zero, which is ``zero``."""
+    rows = np.arange(len(labels))[::-1]
+    size = (2.6 + 3.2 * len(columns), 0.9 + 0.28 * len(labels))
+    fig, axes = plt.subplots(1, len(columns), figsize=size, sharey=True, layout="constrained", squeeze=False)
+    for ax, column, name in zip(axes[0], columns, names, strict=True):
+        ax.axvline(0, color="black", linestyle="--", linewidth=1)
+        for row, difference in zip(rows, column, strict=True):
+            above = difference.interval[0] > 0
+            colour, marker = (COLOURS[2], "^") if above else ((COLOURS[4], "v") if difference.interval[1] < 0 else ("dimgrey", "o"))
+            ax.errorbar(100 * difference.mean, row, xerr=100 * difference.ci95, fmt=marker, color=colour, capsize=3)
+        ax.set(title=name, yticks=rows, yticklabels=labels, ylim=(-0.7, len(labels) - 0.3))
+        ax.set_xlabel(f"points against {zero}\n(95 % interval)")
+        ax.grid(axis="x", alpha=0.3)
+    return fig
+
+
 def band_plot(
     ax: Axes, x: Sequence[float], results: Sequence[EpisodeResults], label: str, number: int = 0, chance: float | None = None
 ) -> None:

@@ -51,7 +51,7 @@ def load(name: str, split_family: str | None = None, **options: Any) -> ClassDat
         module, function = LOADERS[known].split(":")
         return getattr(importlib.import_module(f".{module}", __package__), function)(family if slash else split_family, **options)
     if split_family is not None:
-        raise ValueError(f"`split_family` is {split_family!r}, but {name} is your own data: pass split=... to say which classes are for what.")
+        raise ValueError(f"`split_family` is {split_family!r}, but {name} is your own data: pass split=... instead.")
     path = Path(name)
     return (from_folder if path.is_dir() else OWN_FILES[path.suffix.lower()])(path, **options)
 

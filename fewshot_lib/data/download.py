@@ -59,9 +59,7 @@ def fetch(file: RemoteFile, read: Callable[[Path], T]) -> T:
         try:
             return read(copy)
         except (DataError, OSError) as error:
-            raise DataError(
-                f"{copy}, found through FEWSHOT_DATA, cannot be used: {error}\n{_where_to_get(file)}"
-            ) from None
+            raise DataError(f"{copy}, found through FEWSHOT_DATA, cannot be used: {error}\n{_where_to_get(file)}") from None
     kept = _cache_path(file)
     if kept.exists():
         try:

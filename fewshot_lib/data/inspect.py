@@ -114,7 +114,11 @@ class Report:
 
 
 def inspect(
-    source: ClassDataset | Path | str, split: Split = None, seed: int = 0, text: str = "text", label: str = "label",
+    source: ClassDataset | Path | str,
+    split: Split = None,
+    seed: int = 0,
+    text: str = "text",
+    label: str = "label",
     encoding: str | None = None,
 ) -> Report:
     """A report on a data set, a CSV or JSON Lines file, or a folder of images with one sub-folder per class.

@@ -43,8 +43,11 @@ class Finding:
 
 
 def check(
-    data: ClassDataset, threshold: float = 0.8, max_bits: int = 3,
-    encode: Callable[[list[str]], Tensor] | None = None, min_cosine: float = 0.8,
+    data: ClassDataset,
+    threshold: float = 0.8,
+    max_bits: int = 3,
+    encode: Callable[[list[str]], Tensor] | None = None,
+    min_cosine: float = 0.8,
 ) -> list[Finding]:
     """What the splits of a data set may have in common; an empty list if nothing was found.
 

@@ -24,7 +24,12 @@ PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", "
 
 
 def from_csv(
-    path: Path | str, text: str = "text", label: str = "label", split: Split = None, seed: int = 0, encoding: str | None = None,
+    path: Path | str,
+    text: str = "text",
+    label: str = "label",
+    split: Split = None,
+    seed: int = 0,
+    encoding: str | None = None,
     drop_empty: bool = False,
 ) -> ClassDataset:
     """Texts from a CSV file whose first line names the columns (comma, semicolon, tab or "|" between them).
@@ -40,7 +45,12 @@ def from_csv(
 
 
 def from_jsonl(
-    path: Path | str, text: str = "text", label: str = "label", split: Split = None, seed: int = 0, encoding: str | None = None,
+    path: Path | str,
+    text: str = "text",
+    label: str = "label",
+    split: Split = None,
+    seed: int = 0,
+    encoding: str | None = None,
     drop_empty: bool = False,
 ) -> ClassDataset:
     """Texts from a JSON Lines file, one object a line. Arguments and errors as in :func:`from_csv`."""
@@ -73,8 +83,12 @@ def from_folder(
 
 
 def from_arrays(
-    inputs: Tensor | np.ndarray | Sequence[str], labels: Tensor | np.ndarray | Sequence[int] | Sequence[str],
-    class_names: Sequence[str] | None = None, split: Split = None, seed: int = 0, name: str = "arrays",
+    inputs: Tensor | np.ndarray | Sequence[str],
+    labels: Tensor | np.ndarray | Sequence[int] | Sequence[str],
+    class_names: Sequence[str] | None = None,
+    split: Split = None,
+    seed: int = 0,
+    name: str = "arrays",
 ) -> ClassDataset:
     """Inputs and labels that are in memory already.
 

@@ -11,8 +11,12 @@ from fewshot_lib.data.leaks import check, format_findings, name_words
 
 REAL = Path(os.environ.get("FEWSHOT_DATA") or ".") / "text/huffpost.json"
 CLEAN = [
-    "a comet passed the sun last night", "two teams drew in the rain", "how to bake bread without yeast", "court hears the old case again",
-    "new phone has a better camera", "the river rose by a metre",
+    "a comet passed the sun last night",
+    "two teams drew in the rain",
+    "how to bake bread without yeast",
+    "court hears the old case again",
+    "new phone has a better camera",
+    "the river rose by a metre",
 ]
 
 
