@@ -207,7 +207,7 @@ def clear_venv():
 
 def logged(command, task):
     """Runs one step of the installation with its output in the log and a sign of life here; SetupError if it fails."""
-    # Downloads go through .venv too: one disk to check, and neither a small /tmp to fill nor anything left in it.
+    # Downloads go through .venv too: one disk to check, and no small temporary folder to fill or to leave things in.
     (VENV / "tmp").mkdir(exist_ok=True)
     env = environment(PYTHONUNBUFFERED="1", **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(VENV / "tmp")))
     with LOG.open("ab") as output, LOG.open("rb") as log:

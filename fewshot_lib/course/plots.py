@@ -74,7 +74,7 @@ def band_plot(
 
 def picture(ax: Axes, image: Tensor, frame: str | None = None, letter: str = "") -> None:
     """One image (1, h, w), ink dark on paper, with a coloured frame and a letter in the corner."""
-    ax.imshow(image[0], cmap="gray_r", vmin=0, vmax=255)
+    ax.imshow(image[0].numpy(), cmap="gray_r", vmin=0, vmax=255)
     ax.set(xticks=[], yticks=[])
     for spine in ax.spines.values():
         spine.set(visible=frame is not None, color=frame or "black", linewidth=2)
@@ -112,13 +112,20 @@ def decision_regions(ax: Axes, classify: Callable[[Tensor], Tensor], limits: tup
     colours = torch.tensor([plt.matplotlib.colors.to_rgb(c) for c in COLOURS])[p.argmax(-1) % len(COLOURS)]
     strength = (0.15 + 0.5 * (p.max(-1).values - 1 / p.shape[-1]) / (1 - 1 / p.shape[-1])).unsqueeze(-1)
     image = (1 - strength) + strength * colours
-    ax.imshow(image.reshape(size, size, 3), origin="lower", extent=limits, aspect="auto", interpolation="bilinear")
-    ax.contour(xs, ys, p.argmax(-1).reshape(size, size), levels=np.arange(p.shape[-1]) + 0.5, colors="white", linewidths=1.5)
+    ax.imshow(image.reshape(size, size, 3).numpy(), origin="lower", extent=limits, aspect="auto", interpolation="bilinear")
+    ax.contour(
+        xs.numpy(),
+        ys.numpy(),
+        p.argmax(-1).reshape(size, size).numpy(),
+        levels=np.arange(p.shape[-1]) + 0.5,
+        colors="white",
+        linewidths=1.5,
+    )
 
 
 def scatter_classes(ax: Axes, points: Tensor, labels: Tensor, size: float = 45, **style: object) -> None:
     """Points (m, 2) with the colour and the marker of their class."""
     for c in labels.unique().tolist():
-        x, y = points[labels == c].T
+        x, y = points[labels == c].T.numpy()
         colour, marker = COLOURS[c % len(COLOURS)], MARKERS[c % len(MARKERS)]
         ax.scatter(x, y, s=size, color=colour, marker=marker, edgecolor="black", linewidth=0.6, **style)
