@@ -40,6 +40,7 @@ class Conv4(nn.Module):
         channels = [in_channels, width, width, width, width]
         self.blocks = nn.Sequential(*(self._block(a, b) for a, b in zip(channels, channels[1:], strict=False)))
         self.n_features = width
+        self.to(memory_format=torch.channels_last)  # the same numbers in another order: half the time per step on a CPU
 
     @staticmethod
     def _block(c_in: int, c_out: int) -> nn.Sequential:

@@ -121,6 +121,15 @@ def test_it_is_inductive_exactly_when_its_head_is(head):
     assert method.transductive == head.transductive == (not independent)
 
 
+@pytest.mark.parametrize("regulariser, passes", [(None, 1), ("entropy", 6)])
+def test_queries_are_encoded_while_learning_only_where_they_are_learnt_from(regulariser, passes):
+    support, query = batch(e=1, m=30)
+    encoder, sizes = small_encoder(), []
+    encoder.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    EncoderFineTuning(encoder, FineTuning(regulariser=regulariser, steps=5))(support, query)
+    assert sizes.count(30) == passes and sizes.count(8) == 1 + 5
+
+
 def test_without_a_step_it_is_the_head_on_the_encoders_features():
     support, query = batch()
     encoder = small_encoder()

@@ -42,6 +42,24 @@ def test_the_baselines_have_the_settings_of_the_paper_and_can_be_changed():
     assert baseline(steps=7).steps == 7 and baseline_plus_plus(label="mine").name == "mine"
 
 
+def test_baseline_is_a_linear_layer_trained_with_the_papers_optimizer():
+    support, query = batch()
+    method = baseline(steps=30, weight=0.1)
+    start = method.start(support)
+    for e in range(3):
+        layer = torch.nn.Linear(5, 4, dtype=torch.float64)
+        with torch.no_grad():
+            layer.weight.copy_(start.weights[e])
+            layer.bias.zero_()
+        groups = [{"params": [layer.weight], "weight_decay": 0.1}, {"params": [layer.bias]}]
+        optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9, dampening=0.9)
+        for _ in range(30):
+            optimizer.zero_grad()
+            F.cross_entropy(layer(support[e].flatten(0, 1)), torch.arange(4).repeat_interleave(2)).backward()
+            optimizer.step()
+        assert_close(method(support, query)[e], layer(query[e]).detach(), atol=1e-9, rtol=0)
+
+
 def test_baseline_plus_plus_ignores_the_length_of_features_and_baseline_does_not():
     support, query = batch()
     assert_close(baseline_plus_plus(steps=9)(3 * support, 3 * query), baseline_plus_plus(steps=9)(support, query))

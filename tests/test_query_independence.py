@@ -3,12 +3,30 @@
 import pytest
 import torch
 
+from fewshot_lib.baselines import baseline, baseline_plus_plus, simple_shot
 from fewshot_lib.encoders import Conv4, end_to_end, uses_batch_statistics
 from fewshot_lib.evaluation import method
+from fewshot_lib.finetune import FineTuning
 from fewshot_lib.labels import label_mix, logistic_regression, zero_shot
 from fewshot_lib.prototypes import cosine_prototypes, euclidean_prototypes
+from fewshot_lib.transductive import TIM, TransductiveFineTuning
 
-INDUCTIVE = [euclidean_prototypes, cosine_prototypes, zero_shot, label_mix, logistic_regression]
+INDUCTIVE = [
+    euclidean_prototypes,
+    cosine_prototypes,
+    zero_shot,
+    label_mix,
+    logistic_regression,
+    simple_shot(torch.ones(8)),
+    baseline(),
+    baseline_plus_plus(),
+    FineTuning(),
+    FineTuning(head="linear"),
+    FineTuning(head="euclidean"),
+    FineTuning(regulariser="weight_decay"),
+    FineTuning(regulariser="support_entropy"),
+]
+TRANSDUCTIVE = [FineTuning(regulariser="entropy"), TIM(lr=0.01, steps=50), TransductiveFineTuning()]
 
 
 def run(few_shot_method, support, query):
@@ -45,8 +63,9 @@ def centred(support, query):
     return cosine_prototypes(support - centre.unsqueeze(1), query - centre)
 
 
-@pytest.mark.parametrize("few_shot_method", [*INDUCTIVE, centred], ids=lambda m: m.name)
+@pytest.mark.parametrize("few_shot_method", [*INDUCTIVE, *TRANSDUCTIVE, centred], ids=lambda m: m.name)
 def test_methods_are_what_they_declare(few_shot_method):
+    assert few_shot_method.transductive == (few_shot_method not in INDUCTIVE)
     assert depends_on_other_queries(few_shot_method, *vectors()) == few_shot_method.transductive
 
 
@@ -61,7 +80,7 @@ def test_batch_norm_in_training_mode_is_transductive(training):
         assert depends_on_other_queries(end_to_end_method, *images()) == training
 
 
-@pytest.mark.parametrize("few_shot_method", INDUCTIVE, ids=lambda m: m.name)
+@pytest.mark.parametrize("few_shot_method", [*INDUCTIVE, *TRANSDUCTIVE], ids=lambda m: m.name)
 def test_calling_twice_gives_the_same_logits(few_shot_method):
     support, query = vectors()
     assert torch.equal(run(few_shot_method, support, query), run(few_shot_method, support, query))

@@ -11,6 +11,7 @@ from fewshot_lib.prototypes import cosine_prototypes
 from fewshot_lib.transductive import TIM, TransductiveFineTuning, marginal_entropy
 
 METHODS = [TIM(steps=6, lr=0.05), TIM(head="cosine", normalise=False, steps=6, lr=0.05), TransductiveFineTuning(steps=6, lr=0.05)]
+NAMES = ["TIM", "TIM as in easyfsl", "transductive fine-tuning"]
 
 
 def batch(e=3, n=4, k=2, m=6, d=5, seed=0):
@@ -65,7 +66,7 @@ def test_transductive_fine_tuning_is_the_papers_algorithm():
         assert_close(logits, classifier(z).detach(), atol=1e-8, rtol=0)
 
 
-@pytest.mark.parametrize("fine_tuning", METHODS, ids=repr)
+@pytest.mark.parametrize("fine_tuning", METHODS, ids=NAMES)
 def test_a_batch_of_episodes_equals_a_loop_and_a_second_call(fine_tuning):
     support, query = batch()
     looped = torch.cat([fine_tuning(support[e : e + 1], query[e : e + 1]) for e in range(3)])
@@ -73,7 +74,7 @@ def test_a_batch_of_episodes_equals_a_loop_and_a_second_call(fine_tuning):
     assert torch.equal(fine_tuning(support, query), fine_tuning(support, query))
 
 
-@pytest.mark.parametrize("fine_tuning", METHODS, ids=repr)
+@pytest.mark.parametrize("fine_tuning", METHODS, ids=NAMES)
 def test_they_declare_that_they_look_at_all_queries_and_do(fine_tuning):
     support, query = batch()
     assert fine_tuning.transductive
@@ -81,7 +82,7 @@ def test_they_declare_that_they_look_at_all_queries_and_do(fine_tuning):
     assert not torch.allclose(alone, fine_tuning(support, query)[:, :1], atol=1e-3)
 
 
-@pytest.mark.parametrize("fine_tuning", METHODS, ids=repr)
+@pytest.mark.parametrize("fine_tuning", METHODS, ids=NAMES)
 def test_permuting_ways_or_queries_permutes_the_logits(fine_tuning):
     support, query = batch()
     logits, ways, queries = fine_tuning(support, query), torch.tensor([2, 0, 3, 1]), torch.tensor([5, 1, 3, 0, 2, 4])
@@ -89,7 +90,7 @@ def test_permuting_ways_or_queries_permutes_the_logits(fine_tuning):
     assert_close(fine_tuning(support, query[:, queries]), logits[:, queries])
 
 
-@pytest.mark.parametrize("fine_tuning", METHODS, ids=repr)
+@pytest.mark.parametrize("fine_tuning", METHODS, ids=NAMES)
 def test_padding_changes_nothing(fine_tuning):
     support, query = batch(k=3)
     support_mask = torch.zeros(3, 4, 3, dtype=torch.bool)

@@ -3,8 +3,11 @@
 That they run as committed, in the smoke profile, is tested by nbval (see pyproject.toml). Here each runs twice more.
 """
 
+import csv
 import itertools
 import json
+import os
+import re
 from pathlib import Path
 
 import nbformat
@@ -65,8 +68,6 @@ def test_lint(path):
 
 @every_notebook
 def test_links_to_files_of_the_course_lead_somewhere(path):
-    import re
-
     for cell in nbformat.read(path, 4).cells:
         if cell.cell_type == "markdown":
             for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)\s#]+)", cell.source):
@@ -99,6 +100,35 @@ def test_papermill_with_the_other_kind_of_data(path, tmp_path, monkeypatch):
     assert {row["dataset"] for row in rows} == {"docstrings"}
     assert {row["profile"] for row in rows} == {"smoke"}
     assert {row["episodes"] for row in rows} == {40}
+
+
+@pytest.fixture(scope="module")
+def own_csv(tmp_path_factory):
+    """A table as a reader might bring it: 40 classes, 25 short texts each."""
+    things = ["dog", "train", "piano", "river", "bread", "planet", "poem", "bridge", "garden", "letter"]
+    doings = ["arrives late", "is described in detail", "was sold at an auction", "needs repair"]
+    path = tmp_path_factory.mktemp("own") / "my_texts.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        for thing, doing in itertools.product(things, doings):
+            writer.writerows([f"Report {i}: the {thing} number {i * 7 % 11} {doing}.", f"{thing}, {doing}"] for i in range(25))
+    return path
+
+
+@every_notebook
+def test_own_texts(path, own_csv):
+    values = {"dataset": str(own_csv), "n_way": 4, "n_episodes": 30}
+    rows = rows_of(run(inject(nbformat.read(path, 4), values), path))
+    assert {row["dataset"] for row in rows} == {"my_texts"}
+    assert {row["split_family"] for row in rows} == {"shares 0.6/0.2/0.2, seed 0"}
+
+
+@pytest.mark.skipif(not Path(os.environ.get("FEWSHOT_DATA", "") or "nowhere", "omniglot").is_dir(), reason="needs Omniglot in FEWSHOT_DATA")
+@pytest.mark.parametrize("path", NOTEBOOKS[-1:], ids=lambda path: path.stem)
+def test_real_images(path):
+    rows = rows_of(run(inject(nbformat.read(path, 4), {"dataset": "omniglot", "n_episodes": 30}), path))
+    assert {(row["dataset"], row["split_family"]) for row in rows} == {("omniglot", "vinyals")}
 
 
 def test_the_seed_changes_the_result_and_nothing_else_does():
