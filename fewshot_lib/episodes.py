@@ -11,7 +11,7 @@ are one gather of cached features. Shapes: E episodes, N ways, K shots, M querie
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -185,3 +185,37 @@ def _as_range(name: str, value: int | tuple[int, int], lowest: int) -> tuple[int
             f"`{name}` is {value}: it must be at least {lowest}" + (" and given as (lowest, highest)." if low != high else ".")
         )
     return int(low), int(high)
+
+
+def with_fewer_queries(episodes: Episodes, n_query: int, balanced: bool, seed: int = 0) -> Episodes:
+    """The same episodes with N·n_query of their queries; the others are masked out.
+
+    balanced: n_query of every class stay. Otherwise the class shares of each episode are drawn from a Dirichlet(1, …, 1)
+    distribution, as far as the queries go (a class cannot keep more than it has): a stress test for transductive methods,
+    after Veilleux et al. (2021, arXiv:2204.11181).
+
+    Raises ValueError for more queries per class than there are.
+    """
+    if not 1 <= n_query <= episodes.n_query:
+        raise ValueError(
+            f"`n_query` is {n_query}, but the episodes have {episodes.n_query} queries per class: keep 1 to {episodes.n_query}."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    labels, ways = episodes.query_labels, episodes.n_way
+    shares = torch.full((len(episodes), ways), 1 / ways)
+    if not balanced:
+        shares = -torch.rand(len(episodes), ways, generator=generator).log()  # exponentials; normalised, they are Dirichlet(1)
+        shares = shares / shares.sum(1, keepdim=True)
+    wanted = largest_remainder(shares * ways * n_query)
+    one_hot = torch.nn.functional.one_hot(labels, ways) * episodes.query_mask.unsqueeze(-1)
+    place = (one_hot.cumsum(1) * one_hot).sum(-1)  # 1 for the first query of its class, 2 for the second; 0 for padding
+    mask = (place > 0) & (place <= wanted.gather(1, labels))
+    return replace(episodes, query_mask=mask)
+
+
+def largest_remainder(shares: Tensor) -> Tensor:
+    """Whole numbers (E, N) near the shares (E, N) with the same (whole) sum in every row."""
+    whole = shares.floor()
+    missing = (shares.sum(1) - whole.sum(1)).round().long()
+    rank = (whole - shares).argsort(1).argsort(1)  # 0 for the largest remainder
+    return (whole + (rank < missing.unsqueeze(1))).long()

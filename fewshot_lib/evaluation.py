@@ -115,8 +115,8 @@ class PairedDifference(EpisodeResults):
     @property
     def in_words(self) -> str:
         """The mean and its interval, for a sentence: "+3.1 points (95 % interval +2.0 to +4.2)"."""
-        low, high = self.interval
-        return f"{100 * self.mean:+.1f} points (95 % interval {100 * low:+.1f} to {100 * high:+.1f})"
+        mean, low, high = (round(100 * value, 1) + 0.0 for value in (self.mean, *self.interval))  # + 0.0: no "-0.0"
+        return f"{mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
 
     @property
     def verdict(self) -> str:

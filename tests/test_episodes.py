@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from fewshot_lib.episodes import Episodes, EpisodeSampler
+from fewshot_lib.episodes import Episodes, EpisodeSampler, largest_remainder, with_fewer_queries
 
 SIZES = [7, 20, 9, 12, 30, 8, 15, 11]  # examples per class, all different
 LABELS = torch.repeat_interleave(torch.arange(len(SIZES)), torch.tensor(SIZES))[
@@ -146,3 +146,30 @@ def test_no_episodes_is_an_error():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_moving_to_a_device_changes_nothing():
     assert draw().to("cuda").fingerprint() == draw().fingerprint()
+
+
+def test_fewer_balanced_queries():
+    fewer = with_fewer_queries(draw(), 2, balanced=True)
+    kept = torch.nn.functional.one_hot(fewer.query_labels, 4) * fewer.query_mask.unsqueeze(-1)
+    assert (kept.sum(1) == 2).all() and fewer.is_padded
+
+
+def test_unbalanced_queries_have_random_shares_and_never_more_than_there_are():
+    episodes = draw(2000, n_shot=1, n_query=6)
+    fewer = with_fewer_queries(episodes, 2, balanced=False, seed=3)
+    kept = (torch.nn.functional.one_hot(fewer.query_labels, 4) * fewer.query_mask.unsqueeze(-1)).sum(1)  # (E, N)
+    assert (kept <= 6).all() and (kept.sum(1) <= 8).all() and (kept.sum(1) >= 6).all()
+    assert stats.chisquare(kept.sum(0)).pvalue > 1e-3, "no way is favoured"
+    assert kept.float().std() > 1.5, "shares differ widely within an episode"
+    assert torch.equal(with_fewer_queries(episodes, 2, balanced=False, seed=3).query_mask, fewer.query_mask)
+    assert torch.equal(fewer.query, episodes.query) and torch.equal(fewer.support, episodes.support)
+
+
+def test_more_queries_than_there_are_is_an_error():
+    with pytest.raises(ValueError, match="`n_query` is 6, but the episodes have 5"):
+        with_fewer_queries(draw(), 6, balanced=True)
+
+
+def test_largest_remainder_keeps_the_sum():
+    shares = torch.tensor([[1.5, 1.25, 1.25], [0.1, 0.2, 3.7]])
+    assert largest_remainder(shares).tolist() == [[2, 1, 1], [0, 0, 4]]

@@ -71,7 +71,9 @@ def report(detailed: bool) -> bool:
     for finding in found:
         print(finding.line(detailed))
     good = all(finding.ok for finding in found)
-    print("This machine is ready." if good else "Lines with ! may stop a notebook; the text says what to do.")
+    profile = "gpu" if torch.cuda.is_available() else "laptop"
+    ready = f"This machine is ready; the profile for it is {profile}."
+    print(ready if good else "Lines with ! may stop a notebook; the text says what to do.")
     return good
 
 

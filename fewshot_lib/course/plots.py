@@ -29,7 +29,7 @@ def interval_plot(results: Sequence[EpisodeResults], chance: float | None = None
     fig, ax = plt.subplots(figsize=(7, 0.9 + 0.42 * len(results)), layout="constrained")
     rows = np.arange(len(results))[::-1]
     means, widths = [100 * r.mean for r in results], [100 * r.ci95 for r in results]
-    ax.errorbar(means, rows, xerr=widths, fmt="o", color=COLOURS[0], capsize=4)
+    ax.errorbar(means, rows, xerr=widths, fmt="o", markersize=4, color=COLOURS[0], capsize=5)
     for row, mean in zip(rows, means, strict=True):
         ax.annotate(f"{mean:.1f}", (mean, row), textcoords="offset points", xytext=(0, 7), ha="center", fontsize=9)
     if chance is not None:
@@ -110,9 +110,10 @@ def decision_regions(ax: Axes, classify: Callable[[Tensor], Tensor], limits: tup
     points = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), -1).reshape(-1, 2)
     p = classify(points).softmax(-1)
     colours = torch.tensor([plt.matplotlib.colors.to_rgb(c) for c in COLOURS])[p.argmax(-1) % len(COLOURS)]
-    strength = (0.15 + 0.5 * (p.max(-1).values - 1 / p.shape[-1]) / (1 - 1 / p.shape[-1])).unsqueeze(-1)
+    certainty = (p.max(-1).values - 1 / p.shape[-1]) / (1 - 1 / p.shape[-1])
+    strength = 0.15 + 0.4 * (certainty * 8).round().unsqueeze(-1) / 8  # nine shades are enough, and make small files
     image = (1 - strength) + strength * colours
-    ax.imshow(image.reshape(size, size, 3).numpy(), origin="lower", extent=limits, aspect="auto", interpolation="bilinear")
+    ax.imshow(image.reshape(size, size, 3).numpy(), origin="lower", extent=limits, aspect="auto", interpolation="nearest")
     ax.contour(
         xs.numpy(),
         ys.numpy(),
@@ -121,6 +122,32 @@ def decision_regions(ax: Axes, classify: Callable[[Tensor], Tensor], limits: tup
         colors="white",
         linewidths=1.5,
     )
+
+
+def head_maps(points: Tensor, heads: dict[str, Callable[[Tensor], Tensor]]) -> Figure:
+    """A decision map of each head on the same points (n, K, 2), and where not all of them agree.
+
+    heads: name -> function from points (m, 2) to logits (m, n).
+    """
+    flat, labels = points.flatten(0, 1), torch.arange(len(points)).repeat_interleave(points.shape[1])
+    (left, bottom), (right, top) = (flat.amin(0) - 1).tolist(), (flat.amax(0) + 1).tolist()
+    limits = (left, right, bottom, top)
+    fig, axes = plt.subplots(1, len(heads) + 1, figsize=(3.1 * (len(heads) + 1), 3.1), layout="constrained")
+    for ax, (name, head) in zip(axes[:-1], heads.items(), strict=True):
+        decision_regions(ax, head, limits)
+        scatter_classes(ax, flat, labels, size=14)
+        ax.set_title(f"{name}: {(head(flat).argmax(-1) == labels).float().mean():.0%} right", fontsize=10)
+    steps = (torch.linspace(left, right, 120), torch.linspace(bottom, top, 120))
+    plane = torch.stack(torch.meshgrid(*steps, indexing="xy"), -1).reshape(-1, 2)
+    answers = torch.stack([head(plane).argmax(-1) for head in heads.values()])
+    differ = (answers != answers[0]).any(0)
+    axes[-1].imshow(differ.reshape(120, 120).numpy(), origin="lower", extent=limits, aspect="auto", cmap="gray_r", vmin=0, vmax=1.5)
+    axes[-1].set_title(f"not all agree: {differ.float().mean():.0%} of the plane", fontsize=10)
+    for ax in axes:
+        ax.plot(0, 0, marker="+", markersize=12, color="black")
+        ax.set_xlabel("feature 1  (+: the origin)")
+    axes[0].set_ylabel("feature 2")
+    return fig
 
 
 def scatter_classes(ax: Axes, points: Tensor, labels: Tensor, size: float = 45, **style: object) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from IPython.display import display
 
 MIME = "application/vnd.fewshot.result+json"
-IDENTITY = ("kind", "method", "dataset", "split_family", "n_way", "n_shot", "n_query")
+IDENTITY = ("kind", "method", "dataset", "split_family", "n_way", "n_shot", "n_query", "note")
 COLUMNS = (
     "kind",
     "notebook",
@@ -35,7 +35,7 @@ COLUMNS = (
     "ci_high",
     "note",
 )
-SHORT_COLUMNS = ("method", "dataset", "setting", "measured on", "result")
+SHORT_COLUMNS = ("method", "dataset", "setting", "measured on", "result", "note")
 REPORT_COLUMNS = ("notebook", "method", "dataset", "profile", "setting", "measured on", "result", "note")
 NEEDED = ("n_way", "n_shot", "n_query", "n_episodes", "n_seeds", "transductive", "mean", "interval")
 

@@ -1,12 +1,16 @@
 """The pictures say what the numbers say: positions, intervals, classes and names, read back from the drawn figures."""
 
+import io
+
 import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from PIL import Image
 
 from fewshot_lib.course import plots
 from fewshot_lib.course.course_map import CHAPTERS, course_map, map_alt
+from fewshot_lib.course.figures import png_bytes
 from fewshot_lib.data.dataset import ClassDataset
 from fewshot_lib.episodes import EpisodeSampler
 from fewshot_lib.evaluation import EpisodeResults, compare_paired
@@ -58,7 +62,7 @@ def test_decision_regions_take_the_colour_of_the_predicted_class():
     image = ax.images[0].get_array().tolist()
     for column, number in ((0, 0), (9, 1)):
         r, g, b = matplotlib.colors.to_rgb(plots.COLOURS[number])
-        assert image[5][column] == pytest.approx([0.35 + 0.65 * v for v in (r, g, b)], abs=0.01)
+        assert image[5][column] == pytest.approx([0.45 + 0.55 * v for v in (r, g, b)], abs=0.01)
 
 
 def test_every_class_has_its_own_colour_and_marker():
@@ -87,3 +91,24 @@ def test_the_map_names_every_chapter_and_marks_what_is_missing(tmp_path):
     assert len(boxes) == len(CHAPTERS) and len(solid) == 1
     alt = map_alt(here, tmp_path)
     assert "You are at 01" in alt and "Dashed, not written yet: 00, 02" in alt
+
+
+def test_head_maps_count_where_the_heads_differ():
+    points = torch.tensor([[[-2.0, 0.0], [-1.0, 0.0]], [[1.0, 0.0], [2.0, 0.0]]])
+    by_x = lambda xy: torch.stack([-xy[:, 0], xy[:, 0]], -1)  # noqa: E731
+    always_1 = lambda xy: torch.tensor([0.0, 1.0]).expand(len(xy), 2)  # noqa: E731
+    titles = [ax.get_title() for ax in plots.head_maps(points, {"a": by_x, "b": always_1}).axes]
+    assert titles == ["a: 100% right", "b: 50% right", "not all agree: 50% of the plane"]
+
+
+def test_the_colours_of_the_classes_survive_in_the_stored_picture():
+    """The stored PNG has a palette; a class must keep its colour on a background of much paler ones."""
+    _, ax = plt.subplots(figsize=(5, 4))
+    angles = torch.arange(5) * 2 * torch.pi / 5
+    centres = torch.stack([angles.cos(), angles.sin()], -1)
+    plots.decision_regions(ax, lambda xy: 3 * xy @ centres.T, (-2, 2, -2, 2))
+    plots.scatter_classes(ax, centres, torch.arange(5), size=60)
+    image = Image.open(io.BytesIO(png_bytes(ax.figure))).convert("RGB")
+    stored = {colour: count for count, colour in image.getcolors(10**6)}
+    for colour in plots.COLOURS[:5]:
+        assert stored.get(tuple(round(255 * v) for v in matplotlib.colors.to_rgb(colour)), 0) > 20, colour

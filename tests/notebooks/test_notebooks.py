@@ -81,7 +81,7 @@ def test_solved_offline_with_other_parameters(path):
     notebook = as_solved(nbformat.read(path, 4))
     rows = rows_of(run(inject(notebook, values), path, FEWSHOT_STRICT="1", PYTHONPATH=f"{OFFLINE}:{Path(__file__).parents[2]}"))
     assert rows
-    assert {row["episodes"] for row in rows} == {60}
+    assert max(row["episodes"] for row in rows) == 60  # slow methods are measured on fewer, and say so
     assert {row["n_way"] for row in rows} == {3}
     assert 2 in {row["n_shot"] for row in rows}
     assert 4 in {row["n_query"] for row in rows}
@@ -99,7 +99,7 @@ def test_papermill_with_the_other_kind_of_data(path, tmp_path, monkeypatch):
     rows = rows_of(nbformat.read(tmp_path / "out.ipynb", 4))
     assert {row["dataset"] for row in rows} == {"docstrings"}
     assert {row["profile"] for row in rows} == {"smoke"}
-    assert {row["episodes"] for row in rows} == {40}
+    assert max(row["episodes"] for row in rows) == 40
 
 
 @pytest.fixture(scope="module")
