@@ -75,6 +75,7 @@ class TextEncoder(nn.Module):
             logging.enable_progress_bar()
         self.max_tokens = max_tokens
         self.n_features = self.model.config.hidden_size
+        self.eval()  # the whole module: `encode` restores the mode it finds here, and dropout must stay off
 
     def forward(self, texts: Sequence[str]) -> Tensor:
         device = self.model.device
@@ -103,9 +104,9 @@ def minilm_path() -> Path:
 
 def encoder_fingerprint(encoder: nn.Module) -> str:
     """sha256 over the encoder's class, weights and settings: equal fingerprints give equal features."""
-    digest = hashlib.sha256(f"{type(encoder).__qualname__} {getattr(encoder, 'max_tokens', '')}".encode())
+    digest = hashlib.sha256(f"{type(encoder).__qualname__} {encoder!r} {getattr(encoder, 'max_tokens', '')}".encode())
     for name, tensor in sorted(encoder.state_dict().items()):
-        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        digest.update(name.encode() + tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())  # bfloat16 too
     return digest.hexdigest()
 
 
@@ -115,8 +116,6 @@ def encode(encoder: nn.Module, inputs: Tensor | list[str], batch_size: int = 256
 
     Texts are taken in order of length, so that little padding is computed; the result is in the order of the inputs.
     """
-    was_training = encoder.training
-    encoder.eval()
     device = next(encoder.parameters()).device
     is_text = not isinstance(inputs, Tensor)
     order = sorted(range(len(inputs)), key=lambda i: len(inputs[i])) if is_text else range(len(inputs))
@@ -124,10 +123,15 @@ def encode(encoder: nn.Module, inputs: Tensor | list[str], batch_size: int = 256
     if label and os.environ.get("FEWSHOT_STATIC") != "1":
         starts = tqdm(starts, desc=label, leave=False)
     features = []
-    for start in starts:
-        rows = order[start : start + batch_size]
-        features.append(encoder([inputs[i] for i in rows] if is_text else inputs[start : start + batch_size].to(device)))
-    encoder.train(was_training)
+    modes = [(module, module.training) for module in encoder.modules()]  # of each: a part may be frozen in eval mode
+    encoder.eval()
+    try:
+        for start in starts:
+            rows = order[start : start + batch_size]
+            features.append(encoder([inputs[i] for i in rows] if is_text else inputs[start : start + batch_size].to(device)))
+    finally:
+        for module, training in modes:
+            module.training = training
     features = torch.cat(features)
     return features[torch.tensor(order, device=device).argsort()] if is_text else features
 
@@ -173,8 +177,14 @@ def end_to_end(encoder: nn.Module, head: Method) -> Method:
     each query is normalised by the others: the method then declares itself transductive, whatever its head says.
     """
 
-    @method(f"{type(encoder).__name__} + {head.name}", transductive=head.transductive or uses_batch_statistics(encoder))
+    @method(
+        f"{type(encoder).__name__} + {head.name}",
+        transductive=head.transductive or uses_batch_statistics(encoder),
+        uses_labels=getattr(head, "uses_labels", False),
+    )
     def run(support: Tensor, query: Tensor, **extra: Tensor) -> Tensor:
+        if not head.transductive:
+            extra.pop("query_mask", None)  # meant for the encoder's sake only
         ways_shots, encoded = support.shape[1:3], []
         for s, q in zip(support, query, strict=True):  # an episode at a time: batch statistics are those of one episode
             encoded.append(encoder(torch.cat([s.flatten(0, 1), q])))

@@ -116,7 +116,11 @@ class EpisodeSampler:
         self.classes = torch.as_tensor(classes, dtype=torch.int64).cpu()
         self.way_range = _as_range("n_way", n_way, lowest=2)
         self.shot_range = _as_range("n_shot", n_shot, lowest=1)
-        (self.n_query, _) = _as_range("n_query", n_query, lowest=1)
+        (self.n_query, most) = _as_range("n_query", n_query, lowest=1)
+        if most != self.n_query:
+            raise ValueError(f"`n_query` is {n_query}: it is one number, which does not vary.")
+        if len(self.classes.unique()) < len(self.classes):
+            raise ValueError("`classes` holds a class twice: an episode would ask to tell it from itself.")
         if self.way_range[1] > len(self.classes):
             raise ValueError(f"`n_way` is {self.way_range[1]} but there are only {len(self.classes)} classes to draw from: use fewer ways.")
         members = [(labels == c).nonzero().squeeze(1).cpu() for c in self.classes]
@@ -180,6 +184,8 @@ class EpisodeSampler:
 
 def _as_range(name: str, value: int | tuple[int, int], lowest: int) -> tuple[int, int]:
     low, high = value if isinstance(value, (tuple, list)) else (value, value)
+    if int(low) != low or int(high) != high:
+        raise ValueError(f"`{name}` is {value}: it must be a whole number.")
     if not lowest <= low <= high:
         raise ValueError(
             f"`{name}` is {value}: it must be at least {lowest}" + (" and given as (lowest, highest)." if low != high else ".")

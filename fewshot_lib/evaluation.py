@@ -145,7 +145,8 @@ def mean_interval(values: Tensor) -> tuple[float, float]:
 
 def accuracy_per_episode(logits: Tensor, query_labels: Tensor, query_mask: Tensor | None = None) -> Tensor:
     """logits (E, M, N), query_labels (E, M) -> accuracy of each episode (E,); masked-out queries do not count."""
-    correct = (logits.argmax(-1) == query_labels).double()
+    exact = torch.float32 if logits.device.type == "mps" else torch.float64  # Apple GPUs have no float64
+    correct = (logits.argmax(-1) == query_labels).to(exact)
     if query_mask is None:
         return correct.mean(-1)
     return (correct * query_mask).sum(-1) / query_mask.sum(-1)

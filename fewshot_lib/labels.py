@@ -30,7 +30,7 @@ def label_features(encoder: TextEncoder, dataset: ClassDataset, template: str = 
     """Features (C, d) of all class names, each inside the template. Raises ValueError for a template without {}."""
     if template.count("{}") != 1:
         raise ValueError(f"`template` is {template!r}: it must contain {{}} once, where the name goes.")
-    return encode(encoder, [template.format(name) for name in dataset.class_names])
+    return encode(encoder, [template.replace("{}", name) for name in dataset.class_names])
 
 
 @method("label names, zero-shot", transductive=False, uses_labels=True)
@@ -56,4 +56,4 @@ def logistic_regression(support: Tensor, query: Tensor, support_mask: Tensor | N
         ways = mask[e].nonzero()[:, 0]
         probe = LogisticRegression(C=10, max_iter=1000).fit(support[e].cpu()[mask[e]].numpy(), ways.numpy())
         logits[e][:, torch.from_numpy(probe.classes_)] = torch.from_numpy(probe.predict_log_proba(query[e].cpu().numpy())).double()
-    return logits.to(support.device)
+    return logits.float().to(support.device)  # Apple GPUs have no float64

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from fewshot_lib.data.dataset import ClassDataset
 from fewshot_lib.episodes import EpisodeSampler
 from fewshot_lib.evaluation import method
-from fewshot_lib.training import History, autocast, fit, one_cycle
+from fewshot_lib.training import History, Settings, autocast, fit, one_cycle
 
 
 def class_means(support: Tensor, support_mask: Tensor | None = None) -> Tensor:
@@ -111,6 +111,7 @@ def train_prototypical(
     if dataset.is_text:
         raise ValueError("`dataset` holds texts, and this trains on tensors: encode them, and train on replace(dataset, inputs=features).")
     device = next(encoder.parameters()).device
+    settings = Settings(n_way=n_way, n_shot=n_shot, n_query=n_query, lr=lr, seed=seed, data=dataset.fingerprint())
     sampler = EpisodeSampler(dataset.labels, dataset.classes("train"), n_way, n_shot, n_query, seed)
     inputs = dataset.inputs.to(device)
 
@@ -133,6 +134,6 @@ def train_prototypical(
         validate=validate,
         validate_every=validate_every,
         checkpoint=checkpoint,
-        resume_with={"sampler": sampler},
+        resume_with={"sampler": sampler, "settings": settings},
         label=label,
     )

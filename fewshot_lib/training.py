@@ -6,8 +6,8 @@ What is trained is given as a function ``step(i) -> {"loss": tensor, ...}``; eve
 from __future__ import annotations
 
 import copy
+import io
 import os
-import pickle
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -184,25 +184,50 @@ def _save(path: Path, parts: dict[str, Stateful], progress: _Progress, n_steps: 
         "parts": {name: part.state_dict() for name, part in parts.items()},
         "progress": {**vars(progress), "history": vars(progress.history)},
         "torch_rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
     with atomic_write(path) as temporary:
-        torch.save(state, temporary)
+        buffer = io.BytesIO()  # torch.save into a file reports a full disk as a RuntimeError
+        torch.save(state, buffer)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def _load(path: Path, parts: dict[str, Stateful], n_steps: int) -> _Progress:
     try:
-        state = torch.load(path, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError):
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        found, names = state["n_steps"], list(state["parts"])
+    except PermissionError:
+        raise
+    except Exception:  # damaged bytes, or another kind of file: torch.load then raises almost anything
         raise ValueError(f"`checkpoint` {path} is damaged or no checkpoint: delete it to start again, or name another file.") from None
-    if state.get("n_steps") != n_steps or set(state["parts"]) != set(parts):
+    if found != n_steps or set(names) != set(parts):
         raise ValueError(
-            f"`checkpoint` {path} belongs to another run ({state.get('n_steps')} steps of {', '.join(state['parts'])}; "
+            f"`checkpoint` {path} belongs to another run ({found} steps of {', '.join(names)}; "
             f"this one has {n_steps} steps of {', '.join(parts)}): delete it, or name another file."
         )
-    for name, part in parts.items():
-        part.load_state_dict(state["parts"][name])
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(state["parts"][name])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ValueError(f"`checkpoint` {path} belongs to another run ({error}): delete it, or name another file.") from error
     torch.set_rng_state(state["torch_rng"])
+    if torch.cuda.is_available() and len(state["cuda_rng"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
     return _Progress(**{**state["progress"], "history": History(**state["progress"]["history"])})
+
+
+class Settings:
+    """Plain settings of a run, for ``resume_with``: a checkpoint that was written under others is refused."""
+
+    def __init__(self, **values: object) -> None:
+        self.values = values
+
+    def state_dict(self) -> dict:
+        return self.values
+
+    def load_state_dict(self, state: dict) -> None:
+        if state != self.values:
+            raise ValueError(f"its settings are {state}, these are {self.values}")
 
 
 def train_classifier(

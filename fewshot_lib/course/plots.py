@@ -74,7 +74,11 @@ def band_plot(
 
 def picture(ax: Axes, image: Tensor, frame: str | None = None, letter: str = "") -> None:
     """One image (1, h, w), ink dark on paper, with a coloured frame and a letter in the corner."""
-    ax.imshow(image[0].numpy(), cmap="gray_r", vmin=0, vmax=255)
+    image, most = image.cpu(), 255 if image.dtype == torch.uint8 else 1
+    if len(image) == 3:
+        ax.imshow(image.permute(1, 2, 0).numpy())
+    else:
+        ax.imshow(image[0].numpy(), cmap="gray_r", vmin=0, vmax=most)
     ax.set(xticks=[], yticks=[])
     for spine in ax.spines.values():
         spine.set(visible=frame is not None, color=frame or "black", linewidth=2)
@@ -90,10 +94,16 @@ def episode_picture(dataset: ClassDataset, episodes: Episodes, number: int = 0, 
     fig, axes = plt.subplots(
         episodes.n_way, columns, figsize=(0.75 * columns + 2, 0.8 * episodes.n_way), squeeze=False, layout="constrained"
     )
+    for ax in axes.flat:
+        ax.axis("off")  # until it gets a picture: ways and shots may vary
     for way in ways:
-        queries = episodes.query[number][episodes.query_labels[number] == way][:shown]
-        for column, row in enumerate([*support[way].tolist(), *queries.tolist()]):
+        queries = episodes.query[number][(episodes.query_labels[number] == way) & episodes.query_mask[number]][:shown].tolist()
+        supports = support[way][episodes.support_mask[number, way]].tolist()
+        if not supports:
+            continue
+        for column, row in [*enumerate(supports), *enumerate(queries, start=episodes.n_shot)]:
             is_support = column < episodes.n_shot
+            axes[way, column].axis("on")
             frame = COLOURS[way % len(COLOURS)] if is_support else "black"
             picture(axes[way, column], dataset.inputs[row], frame, "S" if is_support else "Q")
         name = dataset.class_names[episodes.classes[number, way]]
@@ -108,7 +118,8 @@ def decision_regions(ax: Axes, classify: Callable[[Tensor], Tensor], limits: tup
     """
     xs, ys = torch.linspace(*limits[:2], size), torch.linspace(*limits[2:], size)
     points = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), -1).reshape(-1, 2)
-    p = classify(points).softmax(-1)
+    with torch.no_grad():
+        p = classify(points).softmax(-1)
     colours = torch.tensor([plt.matplotlib.colors.to_rgb(c) for c in COLOURS])[p.argmax(-1) % len(COLOURS)]
     certainty = (p.max(-1).values - 1 / p.shape[-1]) / (1 - 1 / p.shape[-1])
     strength = 0.15 + 0.4 * (certainty * 8).round().unsqueeze(-1) / 8  # nine shades are enough, and make small files

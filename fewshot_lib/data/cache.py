@@ -30,7 +30,7 @@ def cache_dir(*parts: str) -> Path:
 
     Raises CacheError naming the directory and ``FEWSHOT_CACHE`` where it cannot be written.
     """
-    root = Path(os.environ.get("FEWSHOT_CACHE") or pooch.os_cache("fewshot_lib"))
+    root = Path(os.environ.get("FEWSHOT_CACHE") or pooch.os_cache("fewshot_lib")).expanduser()
     path = root.joinpath(*parts)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Writes tensors (and a few strings) to a safetensors file, whole or not at all."""
     with atomic_write(path) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+        try:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+        except SafetensorError as error:  # a full disk, in safetensors' words
+            raise OSError(str(error)) from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
