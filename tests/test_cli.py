@@ -112,3 +112,17 @@ def test_the_package_is_the_command(tmp_path):
     command = [sys.executable, "-m", "fewshot_lib", "--help"]
     run = subprocess.run(command, capture_output=True, text=True, env=kernel_environment(1), cwd=tmp_path)
     assert run.returncode == 0 and all(command in run.stdout for command in ("run", "results", "check", "record"))
+
+
+def test_data_inspect_says_what_is_in_a_file(tmp_path, capsys):
+    rows = ["text,label"] + [f"text {i} of {name},{name}" for name in "abcdefghij" for i in range(3)]
+    path = tmp_path / "mine.csv"
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    assert cli.main(["data", "inspect", str(path)]) == 0
+    assert "possible episodes" in capsys.readouterr().out
+    assert cli.main(["data", "inspect", str(tmp_path / "missing.csv")]) == 1
+
+
+def test_data_without_an_action_is_named(capsys):
+    assert cli.main(["data"]) == 2
+    assert "fewshot data inspect PATH" in capsys.readouterr().err
