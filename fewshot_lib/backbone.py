@@ -147,6 +147,7 @@ class TokenEncoder(nn.Module):
         self.model = copy.deepcopy(text_encoder.model)
         self.padding = text_encoder.tokenizer.pad_token_id
         self.n_features = text_encoder.n_features
+        self.eval()  # dropout stays off, whoever restores this mode
 
     def forward(self, ids: Tensor) -> Tensor:
         mask = ids != self.padding

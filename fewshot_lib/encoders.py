@@ -9,6 +9,7 @@ are kept on disk: thousands of episodes are then plain look-ups.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 import os
@@ -183,13 +184,21 @@ def end_to_end(encoder: nn.Module, head: Method) -> Method:
         uses_labels=getattr(head, "uses_labels", False),
     )
     def run(support: Tensor, query: Tensor, **extra: Tensor) -> Tensor:
+        masks = extra.get("support_mask"), extra.get("query_mask")
         if not head.transductive:
-            extra.pop("query_mask", None)  # meant for the encoder's sake only
+            extra.pop("query_mask", None)
+        worker = copy.deepcopy(encoder) if uses_batch_statistics(encoder) else encoder  # whose running statistics may move
         ways_shots, encoded = support.shape[1:3], []
-        for s, q in zip(support, query, strict=True):  # an episode at a time: batch statistics are those of one episode
-            encoded.append(encoder(torch.cat([s.flatten(0, 1), q])))
-        features = torch.stack(encoded)
         n_support = ways_shots[0] * ways_shots[1]
+        for e in range(len(support)):  # batch statistics are those of one episode, without its padding
+            inputs = torch.cat([support[e].flatten(0, 1), query[e]])
+            real = torch.ones(len(inputs), dtype=torch.bool, device=inputs.device)
+            for part, mask in zip((real[:n_support], real[n_support:]), masks, strict=True):
+                if mask is not None:
+                    part.copy_(mask[e].flatten())
+            features = worker(inputs[real])
+            encoded.append(features.new_zeros(len(inputs), features.shape[-1]).index_put((real,), features))
+        features = torch.stack(encoded)
         return head(features[:, :n_support].unflatten(1, ways_shots), features[:, n_support:], **extra)
 
     return run

@@ -53,8 +53,8 @@ class Episodes:
 
     @property
     def n_query(self) -> int:
-        """Queries per class."""
-        return self.query.shape[1] // self.n_way
+        """Queries per class; the rounded mean where they vary."""
+        return round(self.query_mask.sum().item() / self.support_mask.any(-1).sum().item())
 
     @property
     def is_padded(self) -> bool:
@@ -194,11 +194,11 @@ def _as_range(name: str, value: int | tuple[int, int], lowest: int) -> tuple[int
 
 
 def with_fewer_queries(episodes: Episodes, n_query: int, balanced: bool, seed: int = 0) -> Episodes:
-    """The same episodes with N·n_query of their queries; the others are masked out.
+    """The same episodes with at most N·n_query of their queries; the others are masked out.
 
     balanced: n_query of every class stay. Otherwise the class shares of each episode are drawn from a Dirichlet(1, …, 1)
-    distribution, as far as the queries go (a class cannot keep more than it has): a stress test for transductive methods,
-    after Veilleux et al. (2021, arXiv:2204.11181).
+    distribution, as far as the queries go (a class cannot keep more than it has, so fewer may stay): a stress test for transductive
+    methods, after Veilleux et al. (2021, arXiv:2204.11181).
 
     Raises ValueError for more queries per class than there are.
     """
@@ -208,11 +208,12 @@ def with_fewer_queries(episodes: Episodes, n_query: int, balanced: bool, seed: i
         )
     generator = torch.Generator().manual_seed(seed)
     labels, ways = episodes.query_labels, episodes.n_way
-    shares = torch.full((len(episodes), ways), 1 / ways)
-    if not balanced:
-        shares = -torch.rand(len(episodes), ways, generator=generator).log()  # exponentials; normalised, they are Dirichlet(1)
-        shares = shares / shares.sum(1, keepdim=True)
-    wanted = largest_remainder(shares * ways * n_query)
+    real = episodes.support_mask.any(-1).cpu()  # (E, N): ways that are only padding get no share
+    shares = torch.ones(len(episodes), ways)
+    if not balanced:  # exponentials; normalised, they are Dirichlet(1)
+        shares = -torch.rand(len(episodes), ways, generator=generator).clamp_min(1e-12).log()
+    shares = shares * real / (shares * real).sum(1, keepdim=True)
+    wanted = largest_remainder(shares * real.sum(1, keepdim=True) * n_query).to(labels.device)
     one_hot = torch.nn.functional.one_hot(labels, ways) * episodes.query_mask.unsqueeze(-1)
     place = (one_hot.cumsum(1) * one_hot).sum(-1)  # 1 for the first query of its class, 2 for the second; 0 for padding
     mask = (place > 0) & (place <= wanted.gather(1, labels))

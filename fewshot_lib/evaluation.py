@@ -167,12 +167,18 @@ def evaluate(
         raise TypeError(
             f"`few_shot_method` is {few_shot_method!r}, which does not say whether it is transductive: declare it with @method(...)."
         )
+    if batch_size < 1 or not len(episodes):
+        raise ValueError(f"`batch_size` is {batch_size} and there are {len(episodes)} episodes: both must be at least 1.")
     last = int(max(episodes.support.max(), episodes.query.max()))
     if last >= len(features):
         raise ValueError(f"`episodes` use row {last} but `features` has {len(features)} rows: they belong to different data sets.")
     uses_labels = getattr(few_shot_method, "uses_labels", False)
     if uses_labels and label_features is None:
         raise ValueError(f"`label_features` is missing: {few_shot_method.name!r} uses the names of the classes. Give one row per class.")
+    if uses_labels and len(label_features) <= int(episodes.classes.max()):
+        raise ValueError(
+            f"`label_features` has {len(label_features)} rows but an episode holds class {int(episodes.classes.max())}: one row per class."
+        )
     accuracies = []
     for start in range(0, len(episodes), batch_size):
         batch = episodes[start : start + batch_size].to(features.device)
@@ -196,6 +202,8 @@ def evaluate(
 
 def over_seeds(results: list[EpisodeResults]) -> EpisodeResults:
     """Puts runs of one method with several training seeds, on the same episodes, into one result (S, E)."""
+    if not results or len({r.method for r in results}) > 1:
+        raise ValueError(f"`results` are of {sorted({r.method for r in results})}: give at least one, and all of the same method.")
     first = results[0]
     if len({r.episodes_fingerprint for r in results}) > 1:
         raise ValueError("`results` were measured on different episodes: evaluate every seed on the same saved episodes.")

@@ -134,6 +134,6 @@ def train_prototypical(
         validate=validate,
         validate_every=validate_every,
         checkpoint=checkpoint,
-        resume_with={"sampler": sampler, "settings": settings},
+        resume_with={"settings": settings, "sampler": sampler},
         label=label,
     )

@@ -107,7 +107,9 @@ def fit(
     """
     if n_steps < 1:
         raise ValueError(f"`n_steps` is {n_steps}: train for at least 1 step.")
-    parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, **(resume_with or {})}
+    checkpoint = Path(checkpoint) if checkpoint is not None else None
+    # what can refuse a checkpoint comes first: a refused one must not have changed the model
+    parts: dict[str, Stateful] = {**(resume_with or {}), "model": model, "optimizer": optimizer}
     if scheduler is not None:
         parts["scheduler"] = scheduler
     progress = _load(checkpoint, parts, n_steps) if checkpoint and checkpoint.exists() else _Progress()

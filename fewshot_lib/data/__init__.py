@@ -52,7 +52,7 @@ def load(name: str, split_family: str | None = None, **options: Any) -> ClassDat
         return getattr(importlib.import_module(f".{module}", __package__), function)(family if slash else split_family, **options)
     if split_family is not None:
         raise ValueError(f"`split_family` is {split_family!r}, but {name} is your own data: pass split=... instead.")
-    path = Path(name)
+    path = Path(name).expanduser()
     return (from_folder if path.is_dir() else OWN_FILES[path.suffix.lower()])(path, **options)
 
 
@@ -61,8 +61,8 @@ def check_name(name: str) -> None:
     known = str(name).partition("/")[0]
     if known in LOADERS:
         return
-    path = Path(name)
-    if not path.exists():
+    path = Path(name).expanduser()
+    if not name or not path.exists():
         close = difflib.get_close_matches(known.lower(), LOADERS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"`name` is {name!r}, which is no data set and no file.{hint} Known: {', '.join(map(repr, LOADERS))}.")

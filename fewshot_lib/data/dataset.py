@@ -97,10 +97,9 @@ class ClassDataset:
         return rows, torch.searchsorted(classes, self.labels[rows])
 
     def take(self, rows: Tensor | Sequence[int]) -> Tensor | list[str]:
-        """The inputs at these indices: a tensor (m, ...) or a list of m texts."""
-        if self.is_text:
-            return [self.inputs[i] for i in rows]
-        return self.inputs[torch.as_tensor(rows)]
+        """The inputs at these indices (m,), or where a mask (n,) is True: a tensor (m, ...) or a list of m texts."""
+        chosen = torch.arange(len(self))[torch.as_tensor(rows, dtype=None if len(rows) else torch.int64).cpu()]
+        return [self.inputs[i] for i in chosen.tolist()] if self.is_text else self.inputs[chosen]
 
     def fingerprint(self) -> str:
         """sha256 over the inputs: the same data gives the same string on every machine. Used as a cache key."""
