@@ -2,14 +2,33 @@
 
 import pytest
 import torch
+from torch import nn
 
+from fewshot_lib import norms
 from fewshot_lib.baselines import baseline, baseline_plus_plus, simple_shot
 from fewshot_lib.encoders import Conv4, end_to_end, uses_batch_statistics
 from fewshot_lib.evaluation import method
 from fewshot_lib.finetune import FineTuning
 from fewshot_lib.labels import label_mix, logistic_regression, zero_shot
+from fewshot_lib.maml import MAML, Classifier, prototype_head
+from fewshot_lib.meta_training import BestModels
 from fewshot_lib.prototypes import cosine_prototypes, euclidean_prototypes
 from fewshot_lib.transductive import TIM, TransductiveFineTuning
+
+
+def maml(norm, **options):
+    """A learner of two inner steps on vectors; its name says which."""
+    torch.manual_seed(0)
+    model = Classifier(nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Tanh()), 6, 5)
+    return MAML(norms.with_norm(model, norm), inner_steps=2, inner_lr=0.3, name=f"MAML, {norm}, {', '.join(options)}", **options)
+
+
+def ensemble(norm):
+    """The last two states of a learner."""
+    best = BestModels(maml(norm), score=lambda: 0.0, k=2)
+    best.validate(), best.validate()
+    return best.as_method()
+
 
 INDUCTIVE = [
     euclidean_prototypes,
@@ -25,8 +44,22 @@ INDUCTIVE = [
     FineTuning(head="euclidean"),
     FineTuning(regulariser="weight_decay"),
     FineTuning(regulariser="support_entropy"),
+    maml("running").as_method(),
+    maml("running", per_step_norm=True, rates="per_tensor_per_step").as_method(n_steps=4),
+    maml("support").as_method(),
+    maml("group").as_method(),
+    maml("group", start=prototype_head).as_method(),
+    maml("running", adapt="head").as_method(),
+    ensemble("running"),
 ]
-TRANSDUCTIVE = [FineTuning(regulariser="entropy"), TIM(lr=0.01, steps=50), TransductiveFineTuning()]
+TRANSDUCTIVE = [
+    FineTuning(regulariser="entropy"),
+    TIM(lr=0.01, steps=50),
+    TransductiveFineTuning(),
+    maml("batch").as_method(),
+    maml("batch", adapt="head").as_method(),
+    ensemble("batch"),
+]
 
 
 def run(few_shot_method, support, query):
@@ -78,6 +111,15 @@ def test_batch_norm_in_training_mode_is_transductive(training):
         end_to_end_method = end_to_end(encoder, euclidean_prototypes)
         assert end_to_end_method.transductive == training
         assert depends_on_other_queries(end_to_end_method, *images()) == training
+
+
+@pytest.mark.parametrize("norm", norms.NORMS)
+def test_the_norm_of_maml_is_a_choice_between_them(norm):
+    torch.manual_seed(0)
+    model = norms.with_norm(Classifier(Conv4(width=8), 8, 3), norm)
+    few_shot_method = MAML(model, inner_steps=2, inner_lr=0.3).as_method()
+    assert few_shot_method.transductive == (norm == "batch")
+    assert depends_on_other_queries(few_shot_method, *images()) == few_shot_method.transductive
 
 
 @pytest.mark.parametrize("few_shot_method", [*INDUCTIVE, *TRANSDUCTIVE], ids=lambda m: m.name)
