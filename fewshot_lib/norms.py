@@ -15,8 +15,8 @@ has a choice that the accuracy hangs on:
 - ``"group"``: no batch at all: m and v of groups of channels of *one* example (Wu and He 2018, arXiv:1803.08494).
 
 The layers are written out with mean and variance. The fused ones of torch (``nn.BatchNorm``, ``nn.LayerNorm``,
-``nn.InstanceNorm``) give a **silently wrong second derivative under ``torch.vmap``** (torch 2.13, 1 to 3 % off; the loss is
-right): chapter 04 finds it by finite differences.
+``nn.InstanceNorm``) give a **silently wrong second derivative under ``torch.vmap``** (torch 2.13, 0.2 to 3 % off in our tests; the
+loss is right): chapter 04 finds it by finite differences.
 """
 
 from __future__ import annotations

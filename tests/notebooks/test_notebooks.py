@@ -22,6 +22,8 @@ from fewshot_lib.course.solutions import EXERCISE, fill_solutions
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 OFFLINE = Path(__file__).parent / "offline"
+TEXTS_ONLY = [path for path in NOTEBOOKS if "it refuses images" in path.read_text(encoding="utf-8")]
+TAKES_IMAGES = [path for path in NOTEBOOKS if path not in TEXTS_ONLY]
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 STUB_MUST_FAIL = """
@@ -125,10 +127,18 @@ def test_own_texts(path, own_csv):
 
 
 @pytest.mark.skipif(not Path(os.environ.get("FEWSHOT_DATA", "") or "nowhere", "omniglot").is_dir(), reason="needs Omniglot in FEWSHOT_DATA")
-@pytest.mark.parametrize("path", NOTEBOOKS[-1:], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TAKES_IMAGES[-1:], ids=lambda path: path.stem)
 def test_real_images(path):
     rows = rows_of(run(inject(nbformat.read(path, 4), {"dataset": "omniglot", "n_episodes": 30}), path))
     assert {(row["dataset"], row["split_family"]) for row in rows} == {("omniglot", "vinyals")}
+
+
+@pytest.mark.parametrize("path", TEXTS_ONLY, ids=lambda path: path.stem)
+def test_a_chapter_on_texts_refuses_images_at_once(path):
+    notebook = inject(nbformat.read(path, 4), {"dataset": "glyphs"})
+    outcome = execute(notebook, path.parent, environment=kernel_environment(1, FEWSHOT_PROFILE="smoke"), timeout=300)
+    assert "holds images" in outcome.failure.error
+    assert sum(bool(cell.get("execution_count")) for cell in outcome.notebook.cells) <= 2  # the parameters and the set-up
 
 
 def test_the_seed_changes_the_result_and_nothing_else_does():
