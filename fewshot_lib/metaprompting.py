@@ -127,8 +127,8 @@ def train_metaprompting(
     """Learns the start on episodes of the *training* classes, n_tasks of them per step, with the learner's algorithm.
 
     ids (n, L): the data set's texts in the template; class_words (C, W, P). lr: of Adam, right for a soft prompt; a language
-    model that moves wants about a hundredth. cues (n, d): for a prompt that is made from
-    them; None: computed here, for the training classes. options: those of ``meta_train``, for instance checkpoint.
+    model that moves wants about a hundredth. cues (n, d): for a prompt that is made from them; None: computed here, for the
+    training classes. options: those of ``meta_train``, for instance checkpoint.
 
     Raises ValueError where ids or class_words do not belong to the data set, or have soft tokens that the prompt has not.
     """

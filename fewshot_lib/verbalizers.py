@@ -222,7 +222,7 @@ class ProtoVerb(Verbalizer):
             learnt = [learnt[0] @ drawn.T, drawn.repeat(e, 1, 1)]
         learnt = [tensor.requires_grad_() for tensor in learnt]
         mask = torch.ones(support.shape[:3], dtype=torch.bool, device=support.device) if support_mask is None else support_mask
-        for _ in descend([lambda: self._loss(learnt, support, mask)], torch.optim.Adam(learnt, lr=self.lr), self.steps):
+        for _ in descend([lambda: self.loss(learnt, support, mask)], torch.optim.Adam(learnt, lr=self.lr), self.steps):
             pass
         with torch.no_grad():
             return mask_ways(cosine_logits(self._projected(learnt, query), learnt[0], self.temperature), support_mask)
@@ -230,8 +230,8 @@ class ProtoVerb(Verbalizer):
     def _projected(self, learnt: list[Tensor], features: Tensor) -> Tensor:
         return features @ learnt[1].transpose(-1, -2) if self.dim is not None else features
 
-    def _loss(self, learnt: list[Tensor], support: Tensor, mask: Tensor) -> Tensor:
-        """Of each episode (E,)."""
+    def loss(self, learnt: list[Tensor], support: Tensor, mask: Tensor) -> Tensor:
+        """The sum of the three terms in each episode (E,). learnt: c (E, N, dim) and V (E, dim, d), if there is one."""
         n, k = support.shape[1:3]
         z, mask = self._projected(learnt, support.flatten(1, 2)), mask.flatten(1)
         way = torch.arange(n, device=z.device).repeat_interleave(k)

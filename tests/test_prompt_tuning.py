@@ -204,6 +204,8 @@ def test_many_starts_for_one_episode_are_one_batch(deal):
     starts = torch.stack([initial_prompt(lm, TEMPLATE, "noise", generator=generator(seed)) for seed in range(4)])
     copies = [each.expand(4, *each.shape[1:]) for each in (support, query, extra["labels"])]
     together = PromptTuning(model_of(lm), lr=0.3).trajectory(*copies[:2], [0, 2], labels=copies[2], start=starts)
+    unmoved = PromptTuning(model_of(lm)).trajectory(*copies[:2], [0], labels=copies[2], start=starts)
+    assert_close(unmoved[0], together[0], atol=1e-9, rtol=0)
     for e, start in enumerate(starts):
         alone = PromptTuning(PromptModel(lm, start), lr=0.3).trajectory(support, query, [0, 2], **extra)
         assert_close(together[:, e : e + 1], alone, atol=1e-9, rtol=0)

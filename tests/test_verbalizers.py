@@ -159,6 +159,26 @@ def test_protoverb_starts_at_the_means_and_learns():
     assert not support.requires_grad and torch.is_grad_enabled()
 
 
+def test_the_loss_of_protoverb_by_hand():
+    """Examples a, b, c of class 0 (one masked out) and d, e, f of class 1, compared by cosines over τ."""
+    support, means, projection = vectors(1, 2, 3, 5), vectors(1, 2, 4, seed=1), vectors(1, 4, 5, seed=2)
+    mask = torch.tensor([[[True, True, False], [True, True, True]]])
+    z = [(projection[0] @ support[0, k, i], k) for k in (0, 1) for i in range(3) if mask[0, k, i]]
+
+    def weight(a, b):
+        return torch.exp(F.cosine_similarity(a, b, dim=0) / 0.3)
+
+    finds_class, finds_example, finds_other = [], [], []
+    for i, (example, k) in enumerate(z):
+        finds_class.append(weight(example, means[0, k]) / sum(weight(example, c) for c in means[0]))
+        finds_example.append(weight(example, means[0, k]) / sum(weight(other, means[0, k]) for other, _ in z))
+        rest = [(other, j) for number, (other, j) in enumerate(z) if number != i]
+        finds_other += [weight(example, other) / sum(weight(example, o) for o, _ in rest) for other, j in rest if j == k]
+    by_hand = -sum(torch.stack(each).log().mean() for each in (finds_class, finds_example, finds_other))
+    assert len(finds_other) == 2 + 6
+    assert_close(ProtoVerb(dim=4, temperature=0.3).loss([means, projection], support, mask)[0], by_hand)
+
+
 def test_a_projection_pulls_examples_of_a_class_together():
     """Every class has a direction of its own, buried under a long common noise: only a projection can remove it."""
     generator = torch.Generator().manual_seed(0)
