@@ -130,6 +130,7 @@ def meta_train(
     validate: Callable[[], float] | None = None,
     validate_every: int = 100,
     checkpoint: Path | None = None,
+    checkpoint_every: int = 100,
     resume_with: dict[str, Stateful] | None = None,
     label: str | None = None,
 ) -> History:
@@ -154,6 +155,7 @@ def meta_train(
         validate=validate,
         validate_every=validate_every,
         checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
         resume_with={"learner": settings, **(resume_with or {})},
         label=label or learner.name,
     )
