@@ -28,7 +28,7 @@ from fewshot_lib.maml import MAML, Classifier
 from fewshot_lib.meta_training import BestModels, meta_loss, plus_plus_loss, train_on_episodes
 from fewshot_lib.training import pick_device
 
-PUBLISHED = {  # accuracy in %: Finn et al. as quoted by Nichol et al. (2018), table 2; Antoniou et al. (2019) as listed by paperswithcode, an ensemble
+PUBLISHED = {  # accuracy in %: Finn et al. as quoted by Nichol et al. (2018), table 2; MAML++, an ensemble, as paperswithcode lists it
     "maml": {(5, 1): "98.7", (5, 5): "99.9", (20, 1): "95.8", (20, 5): "98.9"},
     "maml++": {(5, 1): "99.47", (5, 5): "99.85", (20, 1): "97.65", (20, 5): "99.33"},
 }
