@@ -27,6 +27,7 @@ from torch.func import functional_call
 from fewshot_lib.encoders import TextEncoder
 from fewshot_lib.finetune import OPTIMIZERS, FineTuning, Task, check_shapes, check_steps, descend
 from fewshot_lib.prototypes import cosine_logits
+from fewshot_lib.training import evaluation_mode
 
 
 class CosineClassifier(nn.Module):
@@ -92,16 +93,12 @@ class EncoderFineTuning:
         """Logits after each number of steps in ``at``, from one run: (T, E, M, N)."""
         check_steps("at", at)
         check_shapes(support, query, support_mask)
-        was_training = self.encoder.training
-        self.encoder.eval()
-        try:
-            episodes = []
+        episodes = []
+        with evaluation_mode(self.encoder):
             for e in range(len(support)):  # slices keep the episode axis, which the head wants
                 one = slice(e, e + 1)
                 masks = (None if mask is None else mask[one] for mask in (support_mask, query_mask))
                 episodes.append(self._episode(support[one], query[one], at, *masks))
-        finally:
-            self.encoder.train(was_training)
         return torch.cat(episodes, 1)
 
     def _episode(self, support: Tensor, query: Tensor, at: Sequence[int], support_mask: Tensor | None, query_mask: Tensor | None) -> Tensor:

@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from fewshot_lib.data.cache import cache_dir, cached_tensors
 from fewshot_lib.data.dataset import ClassDataset
 from fewshot_lib.evaluation import Method, method
+from fewshot_lib.training import evaluation_mode
 
 if TYPE_CHECKING:
     from fewshot_lib.masked_lm import MaskedLM
@@ -152,15 +153,10 @@ def encode(encoder: nn.Module, inputs: Tensor | list[str], batch_size: int = 256
     if label and os.environ.get("FEWSHOT_STATIC") != "1":
         starts = tqdm(starts, desc=label, leave=False)
     features = []
-    modes = [(module, module.training) for module in encoder.modules()]  # of each: a part may be frozen in eval mode
-    encoder.eval()
-    try:
+    with evaluation_mode(encoder):
         for start in starts:
             rows = order[start : start + batch_size]
             features.append(encoder([inputs[i] for i in rows] if is_text else inputs[start : start + batch_size].to(device)))
-    finally:
-        for module, training in modes:
-            module.training = training
     features = torch.cat(features)
     return features[torch.tensor(order, device=device).argsort()] if is_text else features
 

@@ -35,6 +35,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from fewshot_lib import norms
 from fewshot_lib.evaluation import Method, method
+from fewshot_lib.training import evaluation_mode
 
 Parameters = dict[str, Tensor]
 RATES = ("fixed", "per_parameter", "per_tensor_per_step")
@@ -259,14 +260,9 @@ class MAML(nn.Module):
             n_way, n_shot = support.shape[1:3]
             self.check_ways(n_way)
             labels = torch.arange(n_way, device=query.device).repeat_interleave(n_shot).expand(len(support), -1)
-            modes = [(module, module.training) for module in self.modules()]
-            self.eval()
-            try:
-                parts = zip(*(leaf.split(batch_size) for leaf in (support.flatten(1, 2), labels, query)), strict=True)
+            parts = zip(*(leaf.split(batch_size) for leaf in (support.flatten(1, 2), labels, query)), strict=True)
+            with evaluation_mode(self):
                 return torch.cat([self(*part, n_steps=steps) for part in parts])
-            finally:
-                for module, training in modes:
-                    module.training = training
 
         return adapted
 

@@ -138,15 +138,13 @@ def train_metaprompting(
     if cues is None:
         cues = _training_cues(learner.model, dataset, ids)
     sampler = EpisodeSampler(dataset.labels, dataset.classes("train"), n_way, n_shot, n_query, seed)
-    of_data = hashlib.sha256(b"".join(each.cpu().numpy().tobytes() for each in (ids, class_words, dataset.labels))).hexdigest()
-    of_episodes = {"n_way": n_way, "n_shot": n_shot, "n_query": n_query, "n_tasks": n_tasks, "seed": seed}
-    of_learner = {"algorithm": learner.algorithm, "inner_steps": learner.inner_steps, "inner_lr": learner.inner_lr}
-    settings = Settings(**of_learner, **of_episodes, lr=lr, schedule=str(schedule), data=of_data)
+    data = hashlib.sha256(b"".join(each.cpu().numpy().tobytes() for each in (ids, class_words, dataset.labels))).hexdigest()
+    settings = Settings(n_way=n_way, n_shot=n_shot, n_query=n_query, n_tasks=n_tasks, seed=seed, data=data)
 
     def next_tasks(_: int) -> Tasks:
         return prompt_tasks(learner.model, sampler.sample(n_tasks).to(ids.device), ids, class_words, cues)
 
-    kept = {"settings": settings, "sampler": sampler, **(resume_with or {})}
+    kept = {"episodes": settings, "sampler": sampler, **(resume_with or {})}
     objective = OBJECTIVES[learner.algorithm]
     return meta_train(learner, next_tasks, n_steps, objective=objective, lr=lr, schedule=schedule, resume_with=kept, **options)
 

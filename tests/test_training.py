@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fewshot_lib.episodes import EpisodeSampler
-from fewshot_lib.training import History, fit, pick_device, seed_everything, train_classifier
+from fewshot_lib.training import History, evaluation_mode, fit, pick_device, seed_everything, train_classifier
 
 LABELS = torch.arange(4).repeat_interleave(10)
 X = torch.eye(4)[LABELS] + 0.3 * torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
@@ -130,3 +130,12 @@ def test_a_device_this_machine_lacks_is_named():
         pick_device("quantum")
     assert pick_device("cpu").type == "cpu"
     assert pick_device().type in ("cpu", "cuda", "mps")
+
+
+def test_evaluation_mode_gives_every_part_its_own_mode_back_also_after_an_error():
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout())
+    model[0].eval()  # frozen, inside a model in train mode
+    with pytest.raises(RuntimeError, match="on purpose"), evaluation_mode(model):
+        assert not any(part.training for part in model.modules())
+        raise RuntimeError("on purpose")
+    assert [part.training for part in model.modules()] == [True, False, True]
