@@ -16,6 +16,7 @@ inductive head stays inductive. Episodes run one after the other, because each h
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fewshot_lib.encoders import TextEncoder
+from fewshot_lib.evaluation import Method
 from fewshot_lib.finetune import OPTIMIZERS, FineTuning, Task, check_shapes, check_steps, descend
 from fewshot_lib.prototypes import cosine_logits
 from fewshot_lib.training import evaluation_mode
@@ -153,6 +155,47 @@ class TokenEncoder(nn.Module):
         tokens = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state  # (n, length, d)
         mask = mask.unsqueeze(-1).to(tokens.dtype)
         return (tokens * mask).sum(1) / mask.sum(1)
+
+
+class OnTokens(nn.Module):
+    """A model on features, made a model on token ids, whose encoder can be trained with it, end to end.
+
+    model: any method on support (E, N, K, d), query (E, M, d), labels (E, N, d). This takes the same with L token ids in place of
+    d features, and gradients reach the encoder. A text that occurs twice in a batch is encoded once. To test on many
+    episodes, run ``encoder`` over all texts instead (``encoders.encode``), and ``model`` over the features.
+    """
+
+    def __init__(self, encoder: TokenEncoder, model: Method, batch_size: int = 16) -> None:
+        super().__init__()
+        self.encoder, self.model, self.batch_size = encoder, model, batch_size
+        self.transductive, self.uses_labels, self.name = model.transductive, model.uses_labels, f"{model.name}, end to end"
+        called = model.forward if isinstance(model, nn.Module) else model
+        self.has_task_nodes = "groups" in inspect.signature(called).parameters
+
+    def forward(
+        self,
+        support: Tensor,
+        query: Tensor,
+        labels: Tensor | None = None,
+        support_mask: Tensor | None = None,
+        query_mask: Tensor | None = None,
+        *,
+        groups: Tensor | None = None,
+    ) -> Tensor:
+        given = {"support": support, "query": query, "labels": labels if self.uses_labels else None}
+        given = {name: ids for name, ids in given.items() if ids is not None}
+        rows = self.features(torch.cat([ids.flatten(0, -2) for ids in given.values()]))
+        features = rows.split([ids[..., 0].numel() for ids in given.values()])
+        extra = {"support_mask": support_mask, "query_mask": query_mask, "groups": groups if self.has_task_nodes else None}
+        known = {name: rows.unflatten(0, given[name].shape[:-1]) for name, rows in zip(given, features, strict=True)}
+        return self.model(**known, **{name: value for name, value in extra.items() if value is not None})
+
+    def features(self, ids: Tensor) -> Tensor:
+        """Token ids (n, L) -> features (n, d), in batches of texts of about the same length, which need little padding."""
+        texts, place = ids.unique(dim=0, return_inverse=True)
+        order = (texts != self.encoder.padding).sum(1).argsort()
+        encoded = torch.cat([self.encoder(texts[rows]) for rows in order.split(self.batch_size)])
+        return encoded[order.argsort()][place]
 
 
 def tokenise(text_encoder: TextEncoder, texts: Sequence[str]) -> Tensor:

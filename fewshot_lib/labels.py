@@ -7,6 +7,8 @@ vector l_k. Three classifiers that every few-shot text result must be compared w
     mix:         logits = cos(f(x), l_k + μ_k) / τ                       l_k and μ_k of length 1, as in equation (2)
     probe:       logistic regression on the support features             the examples alone, but trained
 
+Features of one data set share a direction ("this is a headline"), and the names another; ``centred`` takes both away.
+
 In text the names carry most of what can be known at one shot, so a method that only sees examples may lose to a method
 that sees none (Yin et al. 2019, arXiv:1909.00161, for zero-shot classification with names).
 """
@@ -31,6 +33,23 @@ def label_features(encoder: TextEncoder, dataset: ClassDataset, template: str = 
     if template.count("{}") != 1:
         raise ValueError(f"`template` is {template!r}: it must contain {{}} once, where the name goes.")
     return encode(encoder, [template.replace("{}", name) for name in dataset.class_names])
+
+
+def centred(dataset: ClassDataset, features: Tensor, label_features: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Features (n, d) and names (C, d) of length 1, less the mean of the *training* examples, and of the training names.
+
+    After SimpleShot (Wang et al. 2019, arXiv:1911.04623, equation 4). What the whole data set shares says nothing about its classes.
+    Inductive: no validation or test class is looked at. Raises ValueError where the data set has no training examples.
+    """
+    rows = dataset.rows("train").to(features.device)
+    if not len(rows):
+        raise ValueError(f"`dataset` is {dataset.name}, without any example of a training class: there is no mean to take away.")
+    features = F.normalize(features, dim=-1)
+    features = features - features[rows].mean(0)
+    if label_features is None:
+        return features, None
+    label_features = F.normalize(label_features, dim=-1)
+    return features, label_features - label_features[dataset.classes("train").to(label_features.device)].mean(0)
 
 
 @method("label names, zero-shot", transductive=False, uses_labels=True)

@@ -6,12 +6,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
-from fewshot_lib.backbone import CosineClassifier, EncoderFineTuning, TokenEncoder, tokenise, with_lora
+from fewshot_lib.backbone import CosineClassifier, EncoderFineTuning, OnTokens, TokenEncoder, tokenise, with_lora
 from fewshot_lib.encoders import Conv4, TextEncoder, encode
 from fewshot_lib.episodes import EpisodeSampler
 from fewshot_lib.evaluation import evaluate
 from fewshot_lib.finetune import FineTuning
 from fewshot_lib.prototypes import cosine_prototypes
+from fewshot_lib.relational import RelationalNetwork
 from fewshot_lib.selection import evaluate_steps
 from fewshot_lib.training import seed_everything, train_classifier
 from fewshot_lib.transductive import TransductiveFineTuning
@@ -250,3 +251,30 @@ def test_the_adapters_start_follows_the_seed_and_nothing_else(minilm):
 def test_targets_that_the_model_lacks_are_refused(minilm):
     with pytest.raises(ValueError, match="q_proj"):
         with_lora(minilm, targets=("q_proj",))
+
+
+def test_a_model_on_tokens_is_the_model_on_features_and_trains_the_encoder(minilm):
+    texts = [f"a text about {word}, of {n} words " + "more " * n for n, word in enumerate(["sea", "war", "art", "law", "pie", "sky"])]
+    ids = tokenise(minilm, texts)
+    episode = torch.tensor([[[0], [1]]]), torch.tensor([[2, 3, 3]]), torch.tensor([[4, 5]])
+    encoder = with_lora(minilm, rank=2)
+    model = OnTokens(encoder, RelationalNetwork(), batch_size=2)
+    features = encode(encoder, ids)
+    support, query, labels = episode
+    expected = model.model(features[support], features[query], labels=features[labels])
+    logits = model(ids[support], ids[query], labels=ids[labels])
+    assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    assert_close(model(ids[support], ids[query], ids[labels], groups=torch.zeros(1)), logits)  # which this model has no use for
+    F.cross_entropy(logits[0], torch.tensor([0, 1, 1])).backward()
+    assert any(p.grad.abs().sum() > 0 for p in encoder.parameters() if p.requires_grad)
+    assert all(p.grad is None for p in encoder.parameters() if not p.requires_grad)
+    assert (model.transductive, model.uses_labels) == (False, True)
+
+
+def test_a_text_that_occurs_twice_is_encoded_once(minilm, monkeypatch):
+    encoder, seen = TokenEncoder(minilm), []
+    model = OnTokens(encoder, RelationalNetwork(), batch_size=4)
+    monkeypatch.setattr(encoder, "forward", lambda ids: seen.append(len(ids)) or ids[:, :1].float())
+    ids = torch.arange(1, 8).repeat(3).unsqueeze(1)
+    assert_close(model.features(ids), ids.float())
+    assert sum(seen) == 7 and max(seen) == 4

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from fewshot_lib.data.dataset import ClassDataset
 from fewshot_lib.episodes import EpisodeSampler
 from fewshot_lib.evaluation import evaluate
-from fewshot_lib.labels import label_features, label_mix, logistic_regression, zero_shot
+from fewshot_lib.labels import centred, label_features, label_mix, logistic_regression, zero_shot
 from fewshot_lib.prototypes import cosine_prototypes
 
 LABELS = torch.arange(8).repeat_interleave(10)
@@ -70,3 +70,17 @@ def test_a_template_has_one_place_for_the_name(template):
     dataset = ClassDataset(["a"], torch.tensor([0]), ["x"], {})
     with pytest.raises(ValueError, match="must contain {} once"):
         label_features(None, dataset, template)
+
+
+def test_centring_takes_away_what_the_training_classes_share_and_looks_at_no_other():
+    dataset = ClassDataset(["a"] * 80, LABELS, list("abcdefgh"), {"train": torch.arange(4), "test": torch.arange(4, 8)})
+    features, names = torch.randn(80, 6, generator=torch.Generator().manual_seed(0)), torch.eye(8)[:, :6] + 0.1
+    centred_features, centred_names = centred(dataset, features + 3, names + 3)
+    assert_close(centred_features[:40].mean(0), torch.zeros(6), atol=1e-6, rtol=0)
+    assert_close(centred_names[:4].mean(0), torch.zeros(6), atol=1e-6, rtol=0)
+    other = features.clone()
+    other[40:] = torch.nan
+    assert_close(centred(dataset, other)[0][:40], centred(dataset, features)[0][:40])
+    assert centred(dataset, features)[1] is None
+    with pytest.raises(ValueError, match="`dataset`"):
+        centred(ClassDataset(["a"], torch.tensor([1]), ["a", "b"], {"train": torch.tensor([0])}), torch.ones(1, 2))
