@@ -1,4 +1,4 @@
-"""MetaPrompting and MetaPrompter on the published text sets, beside the baselines and the ablation that their tables lack.
+"""MetaPrompting and MetaPrompter on the published text sets, beside baselines and an ablation that we did not find in their tables.
 
     python benchmarks/metaprompting.py [--datasets huffpost amazon reuters 20news] [--lm minilm-mlm] [--episodes 1000] [--steps 2000]
 
@@ -6,7 +6,8 @@
 episodes of test classes, with paired differences. Two groups of rows, which must not be mixed up: those of the frozen
 *sentence encoder* (all-MiniLM-L6-v2), and those of one *masked language model*, ``--lm`` ("bert-base-uncased" for the papers').
 Learners are trained for each number of shots on ``--steps`` × 4 episodes of training classes, first-order, with fixed settings:
-nothing is chosen on test classes, and no model is picked by validation. The papers: 6,000 and 4,000 episodes of second and first order.
+nothing is chosen on test classes, and no model is picked by validation. Inner loops descend the loss of the words alone
+(``Mixture.inner``). The papers: 6,000 and 4,000 episodes of second and first order.
 
 Interrupted, it goes on: training from its checkpoints, finished rows from ``--out/rows``. Writes metaprompting.md and .csv there.
 With ``--lm minilm-mlm`` only ``--family bao`` is clean: that model has read the texts of these training classes (data/minilm-mlm.md).
@@ -61,7 +62,7 @@ HEAD += [f"minus {BAR}, paired", "minus its 0-inner-step ablation, paired"]
 
 
 def mixed(lm: MaskedLM) -> Verbalizer:
-    """Words and examples, half and half, both centred by the support."""
+    """Words and examples, half and half, both centred by the support. In the inner loop: the words."""
     return Mixture(LabelEmbedding(lm, "support"), RepVerb())
 
 

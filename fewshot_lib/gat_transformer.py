@@ -122,7 +122,7 @@ class GATTransformer(nn.Module):
         groups: Tensor | None = None,
         unlabelled: Tensor | None = None,
     ) -> Tensor:
-        classes, query, _ = self.adapt(support, query, labels, support_mask, query_mask, groups=groups, unlabelled=unlabelled)
+        classes, query, *_ = self.adapt(support, query, labels, support_mask, query_mask, groups=groups, unlabelled=unlabelled)
         return mask_ways(cosine_logits(query, classes, self.temperature), support_mask)
 
     def adapt(
@@ -135,8 +135,8 @@ class GATTransformer(nn.Module):
         *,
         groups: Tensor | None = None,
         unlabelled: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, EpisodeGraph]:
-        """Equation (4): class vectors (E, N, d), query vectors (E, M, d), and the graph that they come from."""
+    ) -> tuple[Tensor, Tensor, EpisodeGraph, Tensor]:
+        """Equation (4): class vectors (E, N, d), query vectors (E, M, d), their graph, and supports (E, N, K, d) rewritten like queries."""
         if support.shape[-1] != self.enter.in_features:
             raise ValueError(f"`support` has {support.shape[-1]} features: this model was made for n_features={self.enter.in_features}.")
         labels = labels if self.uses_labels else None
@@ -160,8 +160,14 @@ class GATTransformer(nn.Module):
         h = self.leave(h)
         means = F.normalize(class_means(support, support_mask), dim=-1)
         start = means + (means if labels is None else F.normalize(labels, dim=-1))
-        written = [layer(h[graph.rows(kind)]) for layer, kind in ((self.to_class, NodeKind.CLASS), (self.to_query, NodeKind.QUERY))]
-        return start + written[0], F.normalize(query, dim=-1) + written[1], graph
+        classes = start + self.to_class(h[graph.rows(NodeKind.CLASS)])
+        queries = F.normalize(query, dim=-1) + self.to_query(h[graph.rows(NodeKind.QUERY)])
+        return classes, queries, graph, support + self.to_query(h[graph.rows(NodeKind.SUPPORT)]).view_as(support)
+
+    def embed(self, support: Tensor, query: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Supports (E, N, K, d), queries (E, M, d) and class vectors (E, N, d) as the blocks rewrite them: for ``auxiliary_losses``."""
+        classes, queries, _, supports = self.adapt(support, query, labels)
+        return supports, queries, classes
 
     def hidden_from(self, graph: EpisodeGraph, support_mask: Tensor | None, query_mask: Tensor | None) -> Tensor:
         """For (2): True where a node (row) must not read another (column) of its episode, (E, P, P)."""

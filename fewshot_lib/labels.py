@@ -36,20 +36,21 @@ def label_features(encoder: TextEncoder, dataset: ClassDataset, template: str = 
 
 
 def centred(dataset: ClassDataset, features: Tensor, label_features: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Features (n, d) and names (C, d) of length 1, less the mean of the *training* examples, and of the training names.
+    """Features (n, d) of length 1, less the mean of the *training* examples, and of length 1 again; names (C, d) likewise.
 
-    After SimpleShot (Wang et al. 2019, arXiv:1911.04623, equation 4). What the whole data set shares says nothing about its classes.
+    SimpleShot's CL2N (Wang et al. 2019, arXiv:1911.04623, section 3): what the whole data set shares says nothing about its classes.
     Inductive: no validation or test class is looked at. Raises ValueError where the data set has no training examples.
     """
     rows = dataset.rows("train").to(features.device)
     if not len(rows):
         raise ValueError(f"`dataset` is {dataset.name}, without any example of a training class: there is no mean to take away.")
-    features = F.normalize(features, dim=-1)
-    features = features - features[rows].mean(0)
-    if label_features is None:
-        return features, None
-    label_features = F.normalize(label_features, dim=-1)
-    return features, label_features - label_features[dataset.classes("train").to(label_features.device)].mean(0)
+
+    def less_mean(vectors: Tensor, chosen: Tensor) -> Tensor:
+        vectors = F.normalize(vectors, dim=-1)
+        return F.normalize(vectors - vectors[chosen].mean(0), dim=-1)
+
+    names = None if label_features is None else less_mean(label_features, dataset.classes("train").to(label_features.device))
+    return less_mean(features, rows), names
 
 
 @method("label names, zero-shot", transductive=False, uses_labels=True)

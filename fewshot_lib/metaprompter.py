@@ -9,6 +9,9 @@ Keys and pool are adapted by a few steps of gradient descent on each task's supp
 first-order MAML; the language model stays frozen (55 thousand parameters with K = P = 8 and d = 768, besides its 110
 million). The answer mixes examples with words (``verbalizers``): ½ RepVerb + ½ label words.
 
+The inner loop descends the loss of the words alone: at one shot a support text is its own RepVerb mean, so that the other half
+would be right whatever the pool is (``Mixture.inner``). The authors' code descends the mixture's, there with cosines over τ = 1.
+
 The cue of a text is read once, with the template's words but without its soft tokens. Position and type embeddings are added
 once, by the model; the authors' code feeds vectors to which they are added already, and they are added again.
 """

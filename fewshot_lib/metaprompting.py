@@ -1,13 +1,14 @@
 r"""MetaPrompting: the start of a soft prompt is learnt on many tasks, so that a few gradient steps suffice on a new one.
 
-Prompt tuning hangs on its start. MetaPrompting (Hou et al. 2022, arXiv:2209.11486) learns it with chapter 04's MAML:
+Prompt tuning depends strongly on its start. MetaPrompting (Hou et al. 2022, arXiv:2209.11486) learns it with chapter 04's MAML:
 
     min over θ of  mean over training tasks of  L_query(θ − α ∇ L_support(θ) − …)      θ: prompt, and language model if it moves
 
 The tasks are episodes of training classes. The published method moves BERT as a whole, inside and outside; here the prompt
-alone (``tune="prompt"``), with LoRA adapters, or with everything, as the ``PromptModel`` says. Its ablation is missing from
-the paper: **0 inner steps**, where θ is simply trained on the queries of all tasks (``inner_steps=0``), and adaptation at
-test time by 0 steps (``as_method(0)``).
+alone (``tune="prompt"``), with LoRA adapters, or with everything, as the ``PromptModel`` says. We found no row of its ablation
+in the paper or its code: **0 inner steps**, ordinary training on the queries of all episodes (``inner_steps=0``), and at test time
+adaptation by 0 steps (``as_method(0)``). Where the verbalizer looks at the support, as a mixture with ``RepVerb`` does, such a
+prompt still answers with the support, as prototypes do, and only the prompt stays as it is; the paper's has words alone.
 """
 
 from __future__ import annotations

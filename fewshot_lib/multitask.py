@@ -150,7 +150,7 @@ def train_jointly(
     optimizer = torch.optim.AdamW([{"params": learnt}, unregularised], lr, weight_decay=weight_decay)
     log = _Log(len(tasks))
     settings = Settings(
-        **{**options, "augment": getattr(augment, "name", str(augment))},
+        **{**options, "augment": getattr(augment, "name", getattr(augment, "__qualname__", None))},
         tasks=[task.fingerprint() for task in tasks],
         episodes=[n_way, *sampler.shots, n_query, n_episodes, n_validation, validate_every],
         training=[balance, lr, weight_decay, record_every],

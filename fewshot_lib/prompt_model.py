@@ -11,6 +11,7 @@ For one task the model takes a dict of tensors, to which MAML adds a task axis i
     classes (1, N, W, P)     the words of the task's classes, see ``verbalizers.class_words``
     support (N, K, L)        the support's texts, for verbalizers that look at them; without it, the n texts *are* the
                              support, in order of class: so the same model gives the support's loss and the queries' answers
+                             (of a mixture of words and examples, the support's loss has the words only: ``PromptModel.inner``)
     cues, support_cues       where the prompt depends on the text (``metaprompter``): (n, d), (N, K, d)
 """
 
@@ -91,8 +92,14 @@ class PromptModel(nn.Module):
         other._modules = {**self._modules, "verbalizer": verbalizer(self.lm)}
         return other
 
+    @property
+    def inner(self) -> PromptModel:
+        """The same model as the inner loop has it, whose texts are their own support: under ``Verbalizer.inner``, not copied."""
+        return self.with_verbalizer(lambda _: self.verbalizer.inner)
+
     def forward(self, x: dict[str, Tensor]) -> Tensor:
         """Logits (n, N) of one task."""
+        model = self if "support" in x else self.inner
         classes, n_support = x["classes"][:1], 0
         ids, cues = x["ids"], x.get("cues")
         if "support" in x:
@@ -101,9 +108,9 @@ class PromptModel(nn.Module):
             cues = None if cues is None else torch.cat([x["support_cues"].flatten(0, 1), cues])
         features = self.features(ids, cues)
         support = None
-        if self.verbalizer.uses_support:
+        if model.verbalizer.uses_support:
             support = features[: n_support or None].unflatten(0, (classes.shape[1], -1)).unsqueeze(0)
-        return self.verbalise(support, features[n_support:].unsqueeze(0), {"labels": classes})[0]
+        return model.verbalise(support, features[n_support:].unsqueeze(0), {"labels": classes})[0]
 
     def features(self, ids: Tensor, cues: Tensor | None = None) -> Tensor:
         """[MASK] features (n, d) of ids (n, L) in one pass."""

@@ -2,6 +2,8 @@ r"""Prompt tuning: in each episode the soft prompt descends the loss of the few 
 
     θ_0 = θ,     θ_{s+1} = θ_s − α ∇ mean_i CrossEntropy(y_i, f(x_i; θ_s))       over the support (x_i, y_i)
 
+Of a mixture of words and examples, f has the words only: a support text is itself one of the examples (``Mixture.inner``).
+
 The language model is frozen (Lester et al. 2021, arXiv:2104.08691), or its adapters or weights descend with θ. With a few
 examples much depends on the start θ: chapter 05 draws many, chapter 06 learns one.
 
@@ -58,7 +60,7 @@ class PromptTuning:
     model: it is itself never changed. adapt: which parameters move, as prefixes ("prompt", "lm"; None: all trainable).
     steps, lr: of the optimizer, "sgd" (plain, the inner loop of MAML) or "adam"; lm_lr: another rate for the language model's
     parameters. rates: learnt ones in place of lr, (name, step) -> α, as ``MAML.rate``; sgd only.
-    verbalizer: for the answers another one than the model's own, with which it is tuned; made as in ``PromptModel``.
+    verbalizer: for the answers another one than the model's own, with which (its ``inner``) it is tuned; made as in ``PromptModel``.
     graph_tokens: tokens whose graph is held in memory at a time (None: by the device). Episodes are independent: it changes no
     result.
 
@@ -98,6 +100,11 @@ class PromptTuning:
     def answering(self) -> PromptModel:
         """The model that answers: under the verbalizer of the answers."""
         return self.model if self.verbalizer is None else self.model.with_verbalizer(self.verbalizer)
+
+    @cached_property
+    def tuning(self) -> PromptModel:
+        """The model whose loss on the support is descended."""
+        return self.model.inner
 
     @property
     def transductive(self) -> bool:
@@ -201,7 +208,7 @@ class PromptTuning:
         features = self._support_features(moving, supports)
         mask = torch.ones(features.shape[:3], dtype=torch.bool, device=features.device) if supports.mask is None else supports.mask
         extra = supports.extra | ({} if supports.mask is None else {"query_mask": mask.flatten(1)})
-        log_p = episode_logits(self.model, moving, features, features.flatten(1, 2), extra).log_softmax(-1)
+        log_p = episode_logits(self.tuning, moving, features, features.flatten(1, 2), extra).log_softmax(-1)
         right = log_p.unflatten(1, features.shape[1:3]).diagonal(dim1=1, dim2=3).transpose(1, 2)  # (E, N, K)
         return masked_mean(-right.flatten(1), mask.flatten(1))
 

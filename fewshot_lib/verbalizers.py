@@ -83,6 +83,11 @@ class Verbalizer(nn.Module):
         super().__init__()
         self.name = name
 
+    @property
+    def inner(self) -> Verbalizer:
+        """What answers in an inner loop, where the texts are their own support: itself, or a part of it, see ``Mixture``."""
+        return self
+
 
 class Centred(Verbalizer):
     """A verbalizer whose features are centred. centre: their mean over the "support", over "both" support and queries
@@ -250,7 +255,11 @@ class ProtoVerb(Verbalizer):
 
 
 class Mixture(Verbalizer):
-    """Equation (6): the weighted mean of the parts' probabilities; its logits are their logarithm."""
+    """Equation (6): the weighted mean of the parts' probabilities; its logits are their logarithm.
+
+    Where a text is its own support, a part that only compares examples is as good as certain of the right answer (at one shot
+    the text *is* the mean of its class), and would silence the words: ``inner`` is the mixture of the parts with words.
+    """
 
     def __init__(self, *parts: Verbalizer, weights: Sequence[float] | None = None, name: str | None = None) -> None:
         super().__init__(name or " + ".join(part.name for part in parts))
@@ -261,6 +270,14 @@ class Mixture(Verbalizer):
         for what in ("transductive", "uses_labels", "uses_support", "uses_head"):
             setattr(self, what, any(getattr(part, what) for part in parts))
         self.differentiable = all(part.differentiable for part in parts)
+
+    @property
+    def inner(self) -> Verbalizer:
+        """The parts that know the words of the classes, with their weights; itself if none does."""
+        kept = [(part.inner, weight) for part, weight in zip(self.parts, self.weights, strict=True) if part.uses_labels]
+        if len(kept) < 2:
+            return kept[0][0] if kept else self
+        return Mixture(*(part for part, _ in kept), weights=[weight / sum(w for _, w in kept) for _, weight in kept])
 
     def forward(self, support: Tensor, query: Tensor, **extra: Tensor | None) -> Tensor:
         """support (E, N, K, d), query (E, M, d), and what the parts need -> log p, (E, M, N)."""

@@ -4,8 +4,11 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.testing import assert_close
 
+from fewshot_lib.gat_transformer import GATTransformer
 from fewshot_lib.multitask import JointEpisodes, label_alignment_loss, same_class_loss
 
 D = 6
@@ -42,6 +45,16 @@ def test_same_class_loss_by_hand():
     same(same_class_loss(Scaled(), alike), math.log(2))  # nothing to tell, few edges or many
 
 
+def test_pairs_of_one_class_and_of_two_count_equally():
+    x = torch.randn(4, 3, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    joint = joint_of(x[:1].unsqueeze(3).mT, x[1:2], None, torch.tensor([[0, 1, 2]]))
+    logits = 10 * nn.functional.cosine_similarity(x[1].unsqueeze(1), x[0].unsqueeze(0), dim=-1)
+    logits = logits - logits.mean()
+    same_class, other = logits.diagonal(), logits[~torch.eye(3, dtype=torch.bool)]
+    expected = (nn.functional.softplus(-same_class).mean() + nn.functional.softplus(other).mean()) / 2
+    same(same_class_loss(Scaled(), joint), expected.item())
+
+
 def test_label_alignment_loss_by_hand():
     x = torch.eye(D, dtype=torch.float64)[:3]
     joint = joint_of(x.view(1, 3, 1, D), x.unsqueeze(0), x.unsqueeze(0), torch.zeros(1, 3).long())
@@ -65,3 +78,19 @@ def test_what_cannot_be_asked_is_named():
         same_class_loss(nn.Linear(1, 1), joint_of(x.unsqueeze(2), x, x, torch.arange(3).unsqueeze(0)))
     with pytest.raises(ValueError, match="`joint` has no labels"):
         label_alignment_loss(Scaled(), joint_of(x.unsqueeze(2), x, None, torch.arange(3).unsqueeze(0)))
+
+
+def test_the_gat_transformer_can_be_trained_with_them():
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    support, query, labels = (torch.randn(*shape, D, generator=generator) for shape in ((2, 3, 2), (2, 5), (2, 3)))
+    model = GATTransformer(D, hidden=8, heads=2, n_blocks=1).eval()
+    for changed, given in zip(model.embed(support, query, labels)[:2], (support, query), strict=True):
+        assert_close(changed, F.normalize(given, dim=-1))  # untrained: as they were, of length 1
+    ways = torch.tensor([[0, 1, 2, 0, 1], [2, 2, 0, 1, 0]])
+    joint = JointEpisodes(support, query, labels, ways, torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
+    for loss in (same_class_loss, label_alignment_loss):
+        value = loss(model, joint)
+        assert value.shape == (2,)
+        value.sum().backward()
+    assert model.to_query.weight.grad.abs().sum() > 0 and model.to_class.weight.grad.abs().sum() > 0

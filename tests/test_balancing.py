@@ -143,6 +143,12 @@ def test_equal_tasks_weigh_the_same(name):
     same(d / d.norm(), gradients[0] / gradients[0].norm(), 1e-6)
 
 
+@pytest.mark.parametrize("name", ["random", "pcgrad"])
+def test_every_step_draws_anew(name):
+    balancing, gradients = balancer(name, 5), randn(5, 4, seed=3)
+    assert len({balancing.weigh(torch.ones(5), gradients, torch.arange(5))[0].item() for _ in range(8)}) > 2
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="`name` is 'nash': use one of 'sum', 'random', 'uw', .*'upgrad'"):
         balancer("nash", 3)

@@ -244,6 +244,7 @@ def test_the_model_of_the_best_mean_over_tasks_is_kept(monkeypatch):
 
     def fake(method, episodes, features, label_features=None):
         seen.append((episodes.n_way, episodes.n_shot, episodes.n_query, len(episodes)))
+        assert set(episodes.classes.unique().tolist()) == ({6, 7, 8} if features is tasks[0].features else {9, 10, 11})
         scores = [0.9, 0.5, 0.1] if features is tasks[0].features else [0.1, 0.6, 0.7]
         return SimpleNamespace(mean=scores[(len(seen) - 1) // 4])
 
@@ -254,6 +255,14 @@ def test_the_model_of_the_best_mean_over_tasks_is_kept(monkeypatch):
     assert history.task_validation == [(5, {"a": 0.9, "b": 0.1}), (10, {"a": 0.5, "b": 0.6}), (15, {"a": 0.1, "b": 0.7})]
     assert [step for step, _ in history.validation] == [5, 10, 15]
     assert [score for _, score in history.validation] == pytest.approx([0.5, 0.55, 0.4]) and model.mix.item() == pytest.approx(11)
+
+
+def test_what_validation_finds_easy_comes_less_often(monkeypatch):
+    tasks = [task("a", 1), task("b", 2)]
+    monkeypatch.setattr(multitask, "evaluate", lambda m, e, features, **_: SimpleNamespace(mean=float(features is tasks[0].features)))
+    _, history = train(tasks=tasks, n_steps=60, how="difficulty", tasks_per_step=1, validate_every=20)
+    counts = (~history.task_losses.isnan()).int().view(3, 20, 2).sum(1)
+    assert counts[0].min() > 3 and (counts[1:, 0] < 3).all()
 
 
 def test_without_validation_classes_the_last_model_stays():

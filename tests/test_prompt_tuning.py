@@ -238,6 +238,23 @@ def test_answers_by_another_verbalizer(deal):
         PromptModel(lm, None, lambda lm: ProtoVerb())
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_mixture_is_tuned_by_its_words_and_answers_as_a_whole(deal, optimizer):
+    lm, episodes, ids, words = deal(n_shot=1)
+    support, query, extra = batch(episodes, ids, words)
+    mixed, plain = model_of(lm, "mixture"), model_of(lm)
+    method = PromptTuning(mixed, steps=2, lr=0.3, optimizer=optimizer)
+    tuned = method.tuned(support, **extra)["prompt.tokens"]
+    assert_close(tuned, PromptTuning(plain, steps=2, lr=0.3, optimizer=optimizer).tuned(support, **extra)["prompt.tokens"])
+    assert not torch.allclose(tuned, mixed.prompt.tokens)
+    features = [mask_features(lm, each.flatten(1, -2), tuned.unsqueeze(1)).unflatten(1, each.shape[1:-1]) for each in (support, query)]
+    assert_close(method(support, query, **extra), VERBALIZERS["mixture"](lm)(*features, **extra), atol=1e-9, rtol=0)
+    tasks = prompt_tasks(mixed, episodes, ids, words)
+    one = {name: leaf[0] for name, leaf in tasks.support.items()}, {name: leaf[0] for name, leaf in tasks.query.items()}
+    assert_close(mixed(one[0]), plain(one[0]))
+    assert not torch.allclose(mixed(one[1]), plain({name: leaf for name, leaf in one[1].items() if name != "support"}).log_softmax(-1))
+
+
 def test_it_runs_in_evaluate_and_is_compared_on_saved_episodes(deal):
     lm, episodes, ids, words = deal(n_episodes=20)
     model = model_of(lm)

@@ -9,10 +9,12 @@ from fewshot_lib.baselines import baseline, baseline_plus_plus, simple_shot
 from fewshot_lib.encoders import Conv4, end_to_end, uses_batch_statistics
 from fewshot_lib.evaluation import method
 from fewshot_lib.finetune import FineTuning
+from fewshot_lib.gat_transformer import MIXES, Combined, GATTransformer
 from fewshot_lib.labels import label_mix, logistic_regression, zero_shot
 from fewshot_lib.maml import MAML, Classifier, prototype_head
 from fewshot_lib.meta_training import BestModels
 from fewshot_lib.prototypes import cosine_prototypes, euclidean_prototypes
+from fewshot_lib.relational import RelationalNetwork
 from fewshot_lib.transductive import TIM, TransductiveFineTuning
 
 
@@ -28,6 +30,18 @@ def ensemble(norm):
     best = BestModels(maml(norm), score=lambda: 0.0, k=2)
     best.validate(), best.validate()
     return best.as_method()
+
+
+def attention(transductive):
+    """Relational, projected, and combined, as if trained: at the start, none of them looks at other queries."""
+    torch.manual_seed(0)
+    for_all = {"transductive": transductive}
+    blocks = {mix: GATTransformer(8, 12, 2, **for_all, mix=mix, name=f"GAT-Transformer, {mix}") for mix in MIXES}
+    models = [RelationalNetwork(**for_all), *blocks.values(), Combined(RelationalNetwork(**for_all), GATTransformer(8, 12, 2, **for_all))]
+    for model in models:
+        for parameter in model.eval().parameters():
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    return models
 
 
 INDUCTIVE = [
@@ -51,6 +65,7 @@ INDUCTIVE = [
     maml("group", start=prototype_head).as_method(),
     maml("running", adapt="head").as_method(),
     ensemble("running"),
+    *attention(transductive=False),
 ]
 TRANSDUCTIVE = [
     FineTuning(regulariser="entropy"),
@@ -59,6 +74,7 @@ TRANSDUCTIVE = [
     maml("batch").as_method(),
     maml("batch", adapt="head").as_method(),
     ensemble("batch"),
+    *attention(transductive=True),
 ]
 
 

@@ -15,6 +15,9 @@ from fewshot_lib.prototypes import cosine_prototypes
 from fewshot_lib.relational import RelationalNetwork, Relations, describe
 
 E, N, K, M, D = 3, 4, 3, 6, 8
+SIZES = [(N, K, M), (3, 2, 4), (2, 1, 1)]  # ways, shots and queries of padded episodes
+MASK = torch.stack([(torch.arange(N) < n).unsqueeze(1) & (torch.arange(K) < k) for n, k, _ in SIZES])
+QUERY_MASK = torch.stack([torch.arange(M) < m for _, _, m in SIZES])
 OPTIONS = [{}, {"transductive": True}, {"readout": False, "rounds": 1}, {"descriptors": False, "rounds": 3}, {"use_labels": False}]
 
 
@@ -24,15 +27,6 @@ def random(*shape, seed=0):
 
 def episodes(e=E, n=N, k=K, m=M, d=D):
     return 3 * random(e, n, k, d), random(e, m, d, seed=1), random(e, n, d, seed=2)
-
-
-def padded():
-    """Masks of three episodes, and their true ways, shots and queries."""
-    sizes = [(N, K, M), (3, 2, 4), (2, 1, 1)]
-    support_mask, query_mask = torch.zeros(E, N, K, dtype=torch.bool), torch.zeros(E, M, dtype=torch.bool)
-    for e, (n, k, m) in enumerate(sizes):
-        support_mask[e, :n, :k], query_mask[e, :m] = True, True
-    return support_mask, query_mask, sizes
 
 
 def trained(seed=0, **options):
@@ -81,32 +75,26 @@ def test_a_query_is_answered_from_other_queries_only_when_transductive(model):
     assert (between > 0).all() if model.transductive else (between == 0).all()
 
 
-def test_the_order_of_shots_and_ways_only_permutes_the_logits(model):
+def test_order_only_permutes_the_logits_and_asking_twice_changes_none(model):
     support, query, labels = episodes()
     order = torch.tensor([2, 0, 3, 1])
-    for mask, query_mask in ((torch.ones(E, N, K, dtype=torch.bool), None), padded()[:2]):
+    for mask, query_mask in ((torch.ones(E, N, K, dtype=torch.bool), None), (MASK, QUERY_MASK)):
         logits = model(support, query, labels, mask, query_mask)
         assert_close(model(support.flip(2), query, labels, mask.flip(2), query_mask), logits)
         assert_close(model(support[:, order], query, labels[:, order], mask[:, order], query_mask), logits[..., order])
-    assert_close(model(support, query, labels), model(support, query, labels, torch.ones(E, N, K, dtype=torch.bool)))
+    assert_close(model(support, query.repeat(1, 2, 1), labels), model(support, query, labels).repeat(1, 2, 1))
 
 
 def test_a_batch_equals_a_loop_and_padding_changes_nothing(model):
     support, query, labels = episodes()
-    support_mask, query_mask, sizes = padded()
-    support = torch.where(support_mask.unsqueeze(-1), support, 1e3 * random(*support.shape, seed=5))
-    query = torch.where(query_mask.unsqueeze(-1), query, 1e3 * random(*query.shape, seed=6))
-    labels = torch.where(support_mask.any(-1, keepdim=True), labels, 1e3 * random(*labels.shape, seed=7))
-    logits = model(support, query, labels, support_mask, query_mask)
-    for e, (n, k, m) in enumerate(sizes):
+    support = torch.where(MASK.unsqueeze(-1), support, 1e3 * random(*support.shape, seed=5))
+    query = torch.where(QUERY_MASK.unsqueeze(-1), query, 1e3 * random(*query.shape, seed=6))
+    labels = torch.where(MASK.any(-1, keepdim=True), labels, 1e3 * random(*labels.shape, seed=7))
+    logits = model(support, query, labels, MASK, QUERY_MASK)
+    for e, (n, k, m) in enumerate(SIZES):
         alone = model(support[e : e + 1, :n, :k], query[e : e + 1, :m], labels[e : e + 1, :n])
         assert_close(logits[e : e + 1, :m, :n], alone)
         assert (logits[e, :, n:] == -torch.inf).all()
-
-
-def test_asking_everything_twice_changes_no_transductive_answer():
-    (support, query, labels), model = episodes(), trained(transductive=True)
-    assert_close(model(support, query.repeat(1, 2, 1), labels), model(support, query, labels).repeat(1, 2, 1))
 
 
 def test_a_task_is_described_by_margins_closeness_and_shots():
@@ -142,21 +130,24 @@ def test_a_margin_is_the_soft_assignment_less_the_best_other():
 
 def test_weights_start_at_the_prior_and_one():
     support, query, labels = episodes()
-    relations = Relations.of(support, query, labels, padded()[0])
+    relations = Relations.of(support, query, labels, MASK)
     name, weights = RelationalNetwork().double().weights(0, relations, relations.start)
     assert torch.equal(name, torch.ones(E, N).double()) and torch.equal(weights, relations.prior)
     directions = F.normalize(support, dim=-1)
-    for e, (n, k, _) in enumerate(padded()[2]):
+    for e, (n, k, _) in enumerate(SIZES):
         for way in range(n):
             prior = weights[e].view(N, K, N)[way]  # (K, N)
             assert_close(prior[:k, way], torch.full((k,), 1.0).double() / (k * directions[e, way, :k].mean(0).norm()))
             assert (prior[k:] == 0).all() and (prior.sum(0)[torch.arange(N) != way] == 0).all()
+    assert ((trained().weights(0, relations, relations.start)[1] == 0).all(-1) == ~MASK.flatten(1)).all()
 
 
-def test_rounds_and_readout_are_the_three_equations():
+@pytest.mark.parametrize("transductive", [False, True])
+def test_rounds_and_readout_are_the_three_equations(transductive):
     """One episode, number by number: what every MLP is asked, and what becomes of its answers."""
     support, query, labels = (F.normalize(x[0], dim=-1) for x in episodes(e=1))
-    model = trained(rounds=2)
+    support[0], query[0] = support[0, 0].clone(), -support[0, 0]  # nothing of its own class is anywhere near
+    model = trained(rounds=2, transductive=transductive)
     task, means = Relations.of(support[None], query[None], labels[None], None).task[0], F.normalize(support.mean(1), dim=-1)
     classes = list(means + labels)
 
@@ -167,7 +158,7 @@ def test_rounds_and_readout_are_the_three_equations():
     def cos(x, y):
         return F.cosine_similarity(x, y, dim=0)
 
-    for edges, names in zip(model.edges, model.names, strict=True):
+    for number, (edges, names) in enumerate(zip(model.edges, model.names, strict=True)):
         new = []
         for k in range(N):
             spread = 1 / (K * support[k].mean(0).norm())
@@ -178,6 +169,9 @@ def test_rounds_and_readout_are_the_three_equations():
                 asked = [cos(x, classes[k]), x @ labels[k], member, *assigned([cos(x, c) for c in classes], k), *task]
                 a, b = edges(torch.stack(asked))
                 node = node + (member * spread * a.exp() + b / K) * x
+            for x in query if transductive else ():
+                asked = [cos(x, classes[k]), x @ labels[k], 0 * spread, *assigned([cos(x, c) for c in classes], k), *task]
+                node = node + model.queries[number](torch.stack(asked))[0] * asked[3] * N / M * x
             new.append(node)
         classes = new
     expected = torch.empty(M, N).double()
@@ -226,7 +220,6 @@ def test_alike_and_opposite_examples_give_numbers_and_gradients(second, options)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_saved_parameters_are_the_whole_model(options):
     batch, model, twin = episodes(), trained(**options), trained(seed=1, **options)
-    assert not torch.allclose(twin(*batch), model(*batch))
     twin.load_state_dict(model.state_dict())
     assert torch.equal(twin.eval()(*batch), model(*batch))
     assert torch.equal(model(*batch), model(*batch[:2])) == (not model.uses_labels)

@@ -144,6 +144,28 @@ def test_mixture_by_hand(tiny_lm):
         Mixture()
 
 
+def test_in_an_inner_loop_a_mixture_is_its_words(tiny_lm):
+    """At one shot examples alone are certain of themselves, and what is left of the words' gradient is next to nothing."""
+    lm = tiny_lm()
+    (support, _), words, way = episodes(k=1), dealt(class_words(lm, NAMES)), torch.arange(3).expand(2, -1)
+    one, other, examples = Words(lm), LabelEmbedding(lm, "support"), RepVerb()
+
+    def loss_and_gradient(verbalizer):
+        moving = support.clone().requires_grad_()
+        loss = F.cross_entropy(run(verbalizer, moving, moving.flatten(1, 2), words).flatten(0, 1), way.flatten())
+        return loss.item(), torch.autograd.grad(loss, moving)[0]
+
+    assert loss_and_gradient(examples)[0] < 1e-3
+    assert Mixture(one, examples).inner is one and Mixture(examples, other, weights=[0.9, 0.1]).inner is other
+    both = Mixture(one, examples, other, weights=[0.2, 0.5, 0.3]).inner
+    for found, expected in zip(loss_and_gradient(both), loss_and_gradient(Mixture(one, other, weights=[0.4, 0.6])), strict=True):
+        assert_close(found, expected)
+    nested = Mixture(Mixture(one, examples), examples)
+    assert nested.inner is one
+    for alone in (one, examples, Mixture(examples, RepVerb(centre=None))):
+        assert alone.inner is alone
+
+
 def test_protoverb_starts_at_the_means_and_learns():
     support, query = episodes(k=3)
     start = ProtoVerb(dim=None, steps=0)(support, query)

@@ -89,21 +89,6 @@ def test_solved_offline_with_other_parameters(path):
     assert 4 in {row["n_query"] for row in rows}
 
 
-@every_notebook
-def test_papermill_with_the_other_kind_of_data(path, tmp_path, monkeypatch):
-    """As an engineer would run it: papermill's own command on texts instead of images."""
-    monkeypatch.setenv("FEWSHOT_PROFILE", "laptop")  # the parameter must win over this
-    parameters = {"profile": "smoke", "dataset": "docstrings", "n_episodes": 40}
-    assert set(parameters) <= set(papermill.inspect_notebook(str(path)))
-    papermill.execute_notebook(
-        path, tmp_path / "out.ipynb", parameters, cwd=path.parent, kernel_name="python3", progress_bar=False, execution_timeout=300
-    )
-    rows = rows_of(nbformat.read(tmp_path / "out.ipynb", 4))
-    assert {row["dataset"] for row in rows} == {"docstrings"}
-    assert {row["profile"] for row in rows} == {"smoke"}
-    assert max(row["episodes"] for row in rows) == 40
-
-
 @pytest.fixture(scope="module")
 def own_csv(tmp_path_factory):
     """A table as a reader might bring it: 40 classes, 25 short texts each."""
@@ -119,11 +104,30 @@ def own_csv(tmp_path_factory):
 
 
 @every_notebook
-def test_own_texts(path, own_csv):
-    values = {"dataset": str(own_csv), "n_way": 4, "n_episodes": 30}
-    rows = rows_of(run(inject(nbformat.read(path, 4), values), path))
+def test_papermill_on_the_readers_own_texts(path, own_csv, tmp_path, monkeypatch):
+    """As an engineer would run it: papermill's own command, a file of texts, other sizes."""
+    monkeypatch.setenv("FEWSHOT_PROFILE", "laptop")  # the parameter must win over this
+    parameters = {"profile": "smoke", "dataset": str(own_csv), "n_way": 4, "n_episodes": 40}
+    assert set(parameters) <= set(papermill.inspect_notebook(str(path)))
+    rows = rows_of(papermilled(path, tmp_path, parameters))
     assert {row["dataset"] for row in rows} == {"my_texts"}
     assert {row["split_family"] for row in rows} == {"shares 0.6/0.2/0.2, seed 0"}
+    assert {row["profile"] for row in rows} == {"smoke"}
+    assert max(row["episodes"] for row in rows) == 40
+
+
+def test_papermill_with_another_data_set_by_name(tmp_path):
+    """Texts in a chapter on images: what every chapter does with texts of a file, it does with a set that has a name."""
+    path = next(path for path in TAKES_IMAGES if path.stem.startswith("02"))
+    rows = rows_of(papermilled(path, tmp_path, {"profile": "smoke", "dataset": "docstrings", "n_episodes": 40}))
+    assert {row["dataset"] for row in rows} == {"docstrings"}
+
+
+def papermilled(path, folder, parameters):
+    papermill.execute_notebook(
+        path, folder / "out.ipynb", parameters, cwd=path.parent, kernel_name="python3", progress_bar=False, execution_timeout=300
+    )
+    return nbformat.read(folder / "out.ipynb", 4)
 
 
 @pytest.mark.skipif(not Path(os.environ.get("FEWSHOT_DATA", "") or "nowhere", "omniglot").is_dir(), reason="needs Omniglot in FEWSHOT_DATA")
