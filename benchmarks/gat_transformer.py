@@ -1,0 +1,292 @@
+"""Graph attention on many tasks: the models of chapters 07 and 08 beside every baseline, on the published text sets.
+
+    python benchmarks/gat_transformer.py [--datasets huffpost reuters 20news amazon] [--lora 800] [--episodes 1000]
+
+5-way, 1 and 5 shots, 15 queries per class (fewer where a class is too small), split family ``bao``, on the 1,000 test episodes of
+``text_baselines.py``. Encoder: all-MiniLM-L6-v2, 200 tokens, frozen; with ``--lora`` adapters are trained first, end to end and
+jointly, on the *training* classes of all sets (64 tokens), and their strength is chosen on validation classes (after Wortsman et
+al. 2022, arXiv:2109.01903). Centred: less the mean of the training classes; the models get raw or centred features, set by set, as
+validation classes prefer. Every model is trained on training classes, and the step that is kept was best on validation classes.
+
+Rows: the baselines of the course on the same features; the relational network trained on all sets (joint), on the tested set alone
+(single), and on all *but* the tested set (foreign), also transductive (T); the projected GAT-Transformer; and both combined. The mean
+over the sets has the interval of a mean of independent means. Of training and validation classes at most ``--per-class`` examples are
+read. Goes on where it was interrupted. Writes gat_transformer.md and .csv to ``--out``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewshot_lib import data
+from fewshot_lib.backbone import OnTokens, TokenEncoder, tokenise, with_lora
+from fewshot_lib.data import ClassDataset
+from fewshot_lib.data.cache import cached_tensors
+from fewshot_lib.encoders import TextEncoder, encode, encoder_fingerprint, extract_features
+from fewshot_lib.episodes import Episodes, EpisodeSampler
+from fewshot_lib.evaluation import EpisodeResults, compare_paired, evaluate
+from fewshot_lib.finetune import FineTuning
+from fewshot_lib.gat_transformer import Combined, GATTransformer
+from fewshot_lib.labels import LABEL_TEMPLATE, centred, label_features, label_mix, logistic_regression, zero_shot
+from fewshot_lib.multitask import Task, evaluate_tasks, random_rotation, train_jointly
+from fewshot_lib.prototypes import cosine_prototypes
+from fewshot_lib.relational import RelationalNetwork
+from fewshot_lib.training import pick_device, seed_everything
+
+SHOTS, N_WAY, N_QUERY = (1, 5), 5, 15
+MAX_TOKENS, TRAIN_TOKENS = 200, 64
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+COSINE_FINE_TUNING = FineTuning(temperature=0.1, lr=0.01, steps=20, label="cosine fine-tuning")
+BASELINES = (zero_shot, cosine_prototypes, label_mix, logistic_regression, COSINE_FINE_TUNING)
+HEADS = {  # steps, learning rate, and how often it is validated: the projected family is best early
+    "relational": {"n_steps": 600, "lr": 5e-3, "validate_every": 100},
+    "projected": {"n_steps": 300, "lr": 1e-3, "validate_every": 25, "augment": random_rotation()},
+}
+
+
+@dataclass(frozen=True)
+class Set:
+    """A data set: the task for training, the test episodes, raw and centred features of the test classes, and which the models get."""
+
+    task: Task
+    episodes: dict[int, Episodes]
+    spaces: dict[str, tuple[Tensor, Tensor]]
+    chosen: str
+
+
+def thinned(dataset: ClassDataset, most: int) -> ClassDataset:
+    """All examples of test classes, and a random choice of at most ``most`` of every other class."""
+    generator, kept, test = torch.Generator().manual_seed(0), torch.zeros(len(dataset), dtype=torch.bool), dataset.classes("test").tolist()
+    for c in range(dataset.n_classes):
+        rows = (dataset.labels == c).nonzero()[:, 0]
+        kept[rows if c in test else rows[torch.randperm(len(rows), generator=generator)[:most]]] = True
+    rows = kept.nonzero()[:, 0]
+    return replace(dataset, inputs=dataset.take(rows), labels=dataset.labels[rows])
+
+
+def as_set(dataset: ClassDataset, features: Tensor, names: Tensor, n_episodes: int) -> Set:
+    """The episodes are those of text_baselines.py: of the test classes alone, with seed 0."""
+    test, rows = dataset.only("test"), dataset.rows("test").to(features.device)
+    spaces = {"": (features, names), ", centred": centred(dataset, features, names)}
+    tasks = {suffix: Task(dataset.name, dataset, *space) for suffix, space in spaces.items()}
+    on_val = {suffix: validation_accuracy(task) for suffix, task in tasks.items()}
+    chosen = max(on_val, key=on_val.get)
+    print("  validation classes:", ", ".join(f"{suffix.strip(', ') or 'raw'} {a:.1%}" for suffix, a in on_val.items()), flush=True)
+    n_query = {k: min(N_QUERY, int(test.counts[test.classes("test")].min()) - k) for k in SHOTS}
+    episodes = {k: EpisodeSampler(test.labels, test.classes("test"), N_WAY, k, n_query[k], seed=0).sample(n_episodes) for k in SHOTS}
+    return Set(tasks[chosen], episodes, {suffix: (x[rows], y) for suffix, (x, y) in spaces.items()}, chosen)
+
+
+def validation_accuracy(task: Task) -> float:
+    """Mean over shots of the label+prototype mix on validation classes."""
+    n_query = min(10, int(task.dataset.counts[task.classes("val")].min()) - max(SHOTS))
+    found = [evaluate_tasks(label_mix, [task], N_WAY, k, n_query, 300, split="val", seed=1)[task.name].mean for k in SHOTS]
+    return sum(found) / len(found)
+
+
+def tuned_encoder(datasets: list[ClassDataset], encoder: TextEncoder, options: argparse.Namespace) -> TokenEncoder:
+    """LoRA adapters, trained jointly on the label+prototype mix of token ids, at the strength that is best on validation classes."""
+    short = TextEncoder(max_tokens=TRAIN_TOKENS)
+    tuned = with_lora(short, rank=16, targets=("query", "key", "value", "dense"), seed=options.seed).to(pick_device())
+    tasks = [Task(ds.name, ds, *token_ids(ds, short, TRAIN_TOKENS)) for ds in datasets]
+    n_way = min(len(task.classes("train")) for task in tasks)
+    sizes = {"n_way": n_way, "n_shot": (1, 5), "n_query": 2, "n_episodes": 1, "tasks_per_step": 1}
+    train_jointly(
+        OnTokens(tuned, label_mix),
+        tasks,
+        options.lora,
+        **sizes,
+        lr=options.lora_lr,
+        seed=options.seed,
+        validate_every=max(1, options.lora // 4),
+        n_validation=10,
+        record_every=None,
+        checkpoint=options.out / f"lora-{options.lora}.pt",
+        checkpoint_every=50,
+        label="LoRA",
+    )
+    mean_of = {strength: validation_of(tuned, tasks, strength) for strength in STRENGTHS}
+    best = max(mean_of, key=mean_of.get)
+    print(
+        "strength of the adapters, mean validation accuracy:",
+        {s: f"{100 * a:.1f}" for s, a in mean_of.items()},
+        "chosen:",
+        best,
+        flush=True,
+    )
+    scale(tuned, best)
+    return tuned
+
+
+def scale(encoder: nn.Module, strength: float) -> None:
+    """Multiplies every adapter's B by ``strength``."""
+    with torch.no_grad():
+        for name, parameter in encoder.named_parameters():
+            if "lora_B" in name:
+                parameter *= strength
+
+
+def validation_of(encoder: TokenEncoder, tasks: list[Task], strength: float) -> float:
+    """Mean over tasks and shots of the centred mix's accuracy on validation classes, with adapters of this strength."""
+    state = {name: value.clone() for name, value in encoder.state_dict().items()}
+    scale(encoder, strength)
+    accuracies = []
+    for task in tasks:
+        few = replace(task.dataset, splits={s: task.classes(s) for s in ("train", "val")})
+        rows = torch.cat([(few.labels == c).nonzero()[:30, 0] for c in torch.cat([few.classes("train"), few.classes("val")]).tolist()])
+        few = replace(few, inputs=few.take(rows), labels=few.labels[rows])
+        features, names = (encode(encoder, ids) for ids in (task.features[rows], task.label_features))
+        accuracies.append(validation_accuracy(Task(task.name, few, *centred(few, features, names))))
+    encoder.load_state_dict(state)
+    return sum(accuracies) / len(accuracies)
+
+
+def token_ids(dataset: ClassDataset, encoder: TextEncoder, length: int) -> tuple[Tensor, Tensor]:
+    """Token ids of the texts (n, L) and of the class names (C, L)."""
+    found = tokenise(encoder, dataset.inputs), tokenise(encoder, [LABEL_TEMPLATE.replace("{}", name) for name in dataset.class_names])
+    return tuple(F.pad(ids, (0, length - ids.shape[1]), value=encoder.tokenizer.pad_token_id).to(pick_device()) for ids in found)
+
+
+def encoded(dataset: ClassDataset, encoder: TextEncoder, tuned: TokenEncoder | None, out: Path) -> tuple[Tensor, Tensor]:
+    """Features of all texts and names; those of a tuned encoder are kept in ``out``, part by part."""
+    if tuned is None:
+        return extract_features(encoder, dataset), label_features(encoder, dataset)
+    texts, names = token_ids(dataset, encoder, MAX_TOKENS)
+    folder = out / "features" / encoder_fingerprint(tuned)[:16] / dataset.name
+    folder.mkdir(parents=True, exist_ok=True)
+    order = (texts != tuned.padding).sum(1).argsort()  # texts of the same length together
+    parts = []
+    for number, rows in enumerate(order.split(1024)):
+        path = folder / f"{number:03d}.safetensors"
+        print(f"  {path.name} of {-(-len(order) // 1024)}", end="\r", flush=True)
+        parts.append(
+            cached_tensors(path, lambda rows=rows: ({"features": encode(tuned, texts[rows], 64)}, {}))[0]["features"].to(texts.device)
+        )
+    return torch.cat(parts)[order.argsort()], encode(tuned, names)
+
+
+def trained(model: nn.Module, tasks: list[Task], kind: str, seed: int, label: str) -> nn.Module:
+    """On training classes of the tasks; the step of the best mean validation accuracy."""
+    model.to(tasks[0].features.device)
+    options = {"n_shot": (1, 5), "n_query": 10, "n_episodes": 8, "n_validation": 100, "seed": seed, "record_every": None, "label": label}
+    train_jointly(model, tasks, n_way=N_WAY, **HEADS[kind], **options)
+    return model.eval()
+
+
+def model_rows(sets: dict[str, Set], seed: int) -> dict[str, Callable[[str], nn.Module]]:
+    """Row -> the model to test on a set of this name."""
+    tasks = {name: each.task for name, each in sets.items()}
+    width = next(iter(tasks.values())).features.shape[1]
+
+    def joint(make: Callable[[], nn.Module], kind: str, label: str) -> Callable[[str], nn.Module]:
+        seed_everything(seed)
+        model = trained(make(), list(tasks.values()), kind, seed, label)
+        return lambda _: model
+
+    def for_each(chosen: Callable[[str], list[Task]], label: str) -> Callable[[str], nn.Module]:
+        models = {}
+        for name in tasks:
+            seed_everything(seed)
+            models[name] = trained(RelationalNetwork(), chosen(name), "relational", seed, f"{label}, {name}")
+        return models.__getitem__
+
+    rows = {
+        "relational, joint": joint(RelationalNetwork, "relational", "relational"),
+        "relational, single": for_each(lambda name: [tasks[name]], "single"),
+        "GAT-Transformer, joint": joint(partial(GATTransformer, width), "projected", "GAT-Transformer"),
+        "relational + GAT-Transformer, joint": joint(lambda: Combined(RelationalNetwork(), GATTransformer(width)), "projected", "combined"),
+        "relational, joint (T)": joint(partial(RelationalNetwork, transductive=True), "relational", "transductive"),
+    }
+    if len(tasks) > 1:
+        rows["relational, foreign"] = for_each(lambda name: [task for other, task in tasks.items() if other != name], "foreign")
+    return rows
+
+
+def measured(sets: dict[str, Set], seed: int) -> dict[str, dict[tuple[str, int], EpisodeResults]]:
+    """Row -> (data set, shots) -> results."""
+    table: dict[str, dict[tuple[str, int], EpisodeResults]] = {}
+    for suffix in ("", ", centred"):
+        for few_shot_method in BASELINES:
+            row = table.setdefault(few_shot_method.name + suffix, {})
+            for name, each in sets.items():
+                features, names = each.spaces[suffix]
+                row |= {(name, k): evaluate(few_shot_method, each.episodes[k], features, 100, label_features=names) for k in SHOTS}
+            print(f"  {few_shot_method.name + suffix}", flush=True)
+    for label, model_of in model_rows(sets, seed).items():
+        row = table.setdefault(label, {})
+        for name, each in sets.items():
+            features, names = each.spaces[each.chosen]
+            row |= {(name, k): evaluate(model_of(name), each.episodes[k], features, 50, label_features=names) for k in SHOTS}
+        print(f"  {label}", flush=True)
+    return table
+
+
+def mean_and_half_width(results: list[EpisodeResults]) -> tuple[float, float]:
+    """Of the mean over data sets, whose episodes are independent."""
+    return sum(r.mean for r in results) / len(results), math.hypot(*(r.ci95 for r in results)) / len(results)
+
+
+def written(table: dict[str, dict[tuple[str, int], EpisodeResults]], names: list[str], out: Path) -> str:
+    """The table as csv and markdown: accuracy in % ± half the 95 % interval; the last columns compare with the best baseline."""
+    best = {
+        k: max(
+            (b.name + s for b in BASELINES for s in ("", ", centred")),
+            key=lambda row: mean_and_half_width([table[row][n, k] for n in names])[0],
+        )
+        for k in SHOTS
+    }
+    head = ["method", "kind", *(f"{name}, {k}-shot" for k in SHOTS for name in names), *(f"mean, {k}-shot" for k in SHOTS)]
+    head += [f"{k}-shot, minus {best[k]}" for k in SHOTS]
+    lines = []
+    for label, row in table.items():
+        cells = [label, "transductive" if next(iter(row.values())).transductive else "inductive"]
+        cells += [f"{100 * row[name, k].mean:.1f} ± {100 * row[name, k].ci95:.1f}" for k in SHOTS for name in names]
+        for k in SHOTS:
+            mean, half = mean_and_half_width([row[name, k] for name in names])
+            cells.append(f"{100 * mean:.1f} ± {100 * half:.1f}")
+        for k in SHOTS:
+            mean, half = mean_and_half_width([compare_paired(row[name, k], table[best[k]][name, k]) for name in names])
+            cells.append(f"{100 * mean:+.1f} ± {100 * half:.1f}")
+        lines.append(cells)
+    with (out / "gat_transformer.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([head, *lines])
+    text = "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *lines])
+    (out / "gat_transformer.md").write_text(text + "\n", encoding="utf-8")
+    return text
+
+
+def main() -> None:
+    """Writes and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--datasets", nargs="+", default=["huffpost", "reuters", "20news", "amazon"])
+    parser.add_argument("--family", default="bao")
+    parser.add_argument("--episodes", type=int, default=1000)
+    parser.add_argument("--per-class", type=int, default=300, help="most examples of a training or validation class")
+    parser.add_argument("--lora", type=int, default=0, help="steps that train adapters in the encoder; 0: frozen")
+    parser.add_argument("--lora-lr", type=float, default=3e-4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("build/gat_transformer"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    encoder = TextEncoder(max_tokens=MAX_TOKENS).to(pick_device())
+    datasets = [thinned(data.load(name, split_family=options.family), options.per_class) for name in options.datasets]
+    tuned = tuned_encoder(datasets, encoder, options) if options.lora else None
+    sets = {}
+    for dataset in datasets:
+        print(dataset, flush=True)
+        sets[dataset.name] = as_set(dataset, *encoded(dataset, encoder, tuned, options.out), options.episodes)
+    print(f"\n{written(measured(sets, options.seed), list(sets), options.out)}\n\nwritten to {options.out}")
+
+
+if __name__ == "__main__":
+    main()
