@@ -6,7 +6,8 @@
 ``text_baselines.py``. Encoder: all-MiniLM-L6-v2, 200 tokens, frozen; with ``--lora`` adapters are trained first, end to end and
 jointly, on the *training* classes of all sets (64 tokens), and their strength is chosen on validation classes (after Wortsman et
 al. 2022, arXiv:2109.01903). Centred: less the mean of the training classes; the models get raw or centred features, set by set, as
-validation classes prefer. Every model is trained on training classes, and the step that is kept was best on validation classes.
+validation classes prefer. Every model is trained on training classes, always on the frozen encoder's features (a tuned encoder knows
+these classes too well, and a model would learn to trust it), and the step that is kept was best on validation classes.
 
 Rows: the baselines of the course on the same features; the relational network trained on all sets (joint), on the tested set alone
 (single), and on all *but* the tested set (foreign), also transductive (T); the projected GAT-Transformer; and both combined. The mean
@@ -74,17 +75,31 @@ def thinned(dataset: ClassDataset, most: int) -> ClassDataset:
     return replace(dataset, inputs=dataset.take(rows), labels=dataset.labels[rows])
 
 
-def as_set(dataset: ClassDataset, features: Tensor, names: Tensor, n_episodes: int) -> Set:
+Features = tuple[Tensor, Tensor]  # of all texts (n, d), and of the class names (C, d)
+
+
+def as_set(dataset: ClassDataset, trained_on: Features, tested_on: Features, n_episodes: int) -> Set:
     """The episodes are those of text_baselines.py: of the test classes alone, with seed 0."""
-    test, rows = dataset.only("test"), dataset.rows("test").to(features.device)
-    spaces = {"": (features, names), ", centred": centred(dataset, features, names)}
-    tasks = {suffix: Task(dataset.name, dataset, *space) for suffix, space in spaces.items()}
-    on_val = {suffix: validation_accuracy(task) for suffix, task in tasks.items()}
-    chosen = max(on_val, key=on_val.get)
-    print("  validation classes:", ", ".join(f"{suffix.strip(', ') or 'raw'} {a:.1%}" for suffix, a in on_val.items()), flush=True)
+    test, rows = dataset.only("test"), dataset.rows("test").to(tested_on[0].device)
     n_query = {k: min(N_QUERY, int(test.counts[test.classes("test")].min()) - k) for k in SHOTS}
     episodes = {k: EpisodeSampler(test.labels, test.classes("test"), N_WAY, k, n_query[k], seed=0).sample(n_episodes) for k in SHOTS}
-    return Set(tasks[chosen], episodes, {suffix: (x[rows], y) for suffix, (x, y) in spaces.items()}, chosen)
+    spaces = spaces_of(dataset, tested_on)
+    chosen = as_validation_prefers(dataset, spaces)
+    frozen = spaces if trained_on is tested_on else spaces_of(dataset, trained_on)
+    task = Task(dataset.name, dataset, *frozen[chosen if frozen is spaces else as_validation_prefers(dataset, frozen)])
+    return Set(task, episodes, {suffix: (x[rows], y) for suffix, (x, y) in spaces.items()}, chosen)
+
+
+def spaces_of(dataset: ClassDataset, features: Features) -> dict[str, Features]:
+    """The features as they are, and centred."""
+    return {"": features, ", centred": centred(dataset, *features)}
+
+
+def as_validation_prefers(dataset: ClassDataset, spaces: dict[str, Features]) -> str:
+    """Raw or centred, whichever is better on validation classes."""
+    on_val = {suffix: validation_accuracy(Task(dataset.name, dataset, *space)) for suffix, space in spaces.items()}
+    print("  validation classes:", ", ".join(f"{suffix.strip(', ') or 'raw'} {a:.1%}" for suffix, a in on_val.items()), flush=True)
+    return max(on_val, key=on_val.get)
 
 
 def validation_accuracy(task: Task) -> float:
@@ -157,10 +172,8 @@ def token_ids(dataset: ClassDataset, encoder: TextEncoder, length: int) -> tuple
     return tuple(F.pad(ids, (0, length - ids.shape[1]), value=encoder.tokenizer.pad_token_id).to(pick_device()) for ids in found)
 
 
-def encoded(dataset: ClassDataset, encoder: TextEncoder, tuned: TokenEncoder | None, out: Path) -> tuple[Tensor, Tensor]:
-    """Features of all texts and names; those of a tuned encoder are kept in ``out``, part by part."""
-    if tuned is None:
-        return extract_features(encoder, dataset), label_features(encoder, dataset)
+def encoded(dataset: ClassDataset, encoder: TextEncoder, tuned: TokenEncoder, out: Path) -> Features:
+    """Features of all texts and names by the tuned encoder, kept in ``out``, part by part."""
     texts, names = token_ids(dataset, encoder, MAX_TOKENS)
     folder = out / "features" / encoder_fingerprint(tuned)[:16] / dataset.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -284,7 +297,9 @@ def main() -> None:
     sets = {}
     for dataset in datasets:
         print(dataset, flush=True)
-        sets[dataset.name] = as_set(dataset, *encoded(dataset, encoder, tuned, options.out), options.episodes)
+        frozen = extract_features(encoder, dataset), label_features(encoder, dataset)
+        tested = frozen if tuned is None else encoded(dataset, encoder, tuned, options.out)
+        sets[dataset.name] = as_set(dataset, frozen, tested, options.episodes)
     print(f"\n{written(measured(sets, options.seed), list(sets), options.out)}\n\nwritten to {options.out}")
 
 
