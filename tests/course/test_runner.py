@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import nbformat
 import pytest
@@ -118,7 +119,11 @@ def test_ctrl_c_keeps_what_has_finished_and_stops_the_kernel(course_notebook, co
     paths = [written(course_notebook(), "01_quick"), written(course_notebook(slow), "02_slow")]
     options = ["--profile", "smoke", "--threads", "1", "--out", str(tmp_path / "out")]
     command = [sys.executable, "-m", "fewshot_lib", "run", *map(str, paths), *options]
-    process = subprocess.Popen(command, env=kernel_environment(1), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    heeds = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # where the tests run in the background, SIGINT is ignored, and inherited so
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command, env=kernel_environment(1), preexec_fn=heeds, **pipes)
     try:
         deadline = time.monotonic() + 120
         while not (marker.exists() and marker.read_text()) and process.poll() is None and time.monotonic() < deadline:
