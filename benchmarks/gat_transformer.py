@@ -1,6 +1,6 @@
 """Graph attention on many tasks: the models of chapters 07 and 08 beside every baseline, on the published text sets.
 
-    python benchmarks/gat_transformer.py [--datasets huffpost reuters 20news amazon] [--lora 800] [--episodes 1000]
+    python benchmarks/gat_transformer.py [--datasets huffpost reuters 20news amazon] [--lora 700] [--episodes 1000]
 
 5-way, 1 and 5 shots, 15 queries per class (fewer where a class is too small), split family ``bao``, on the 1,000 test episodes of
 ``text_baselines.py``. Encoder: all-MiniLM-L6-v2, 200 tokens, frozen; with ``--lora`` adapters are trained first, end to end and
@@ -44,6 +44,7 @@ from fewshot_lib.prototypes import cosine_prototypes
 from fewshot_lib.relational import RelationalNetwork
 from fewshot_lib.training import pick_device, seed_everything
 
+Features = tuple[Tensor, Tensor]  # of all texts (n, d), and of the class names (C, d)
 SHOTS, N_WAY, N_QUERY = (1, 5), 5, 15
 MAX_TOKENS, TRAIN_TOKENS = 200, 64
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -61,7 +62,7 @@ class Set:
 
     task: Task
     episodes: dict[int, Episodes]
-    spaces: dict[str, tuple[Tensor, Tensor]]
+    spaces: dict[str, Features]
     chosen: str
 
 
@@ -73,9 +74,6 @@ def thinned(dataset: ClassDataset, most: int) -> ClassDataset:
         kept[rows if c in test else rows[torch.randperm(len(rows), generator=generator)[:most]]] = True
     rows = kept.nonzero()[:, 0]
     return replace(dataset, inputs=dataset.take(rows), labels=dataset.labels[rows])
-
-
-Features = tuple[Tensor, Tensor]  # of all texts (n, d), and of the class names (C, d)
 
 
 def as_set(dataset: ClassDataset, trained_on: Features, tested_on: Features, n_episodes: int) -> Set:
@@ -109,7 +107,7 @@ def validation_accuracy(task: Task) -> float:
     return sum(found) / len(found)
 
 
-def tuned_encoder(datasets: list[ClassDataset], encoder: TextEncoder, options: argparse.Namespace) -> TokenEncoder:
+def tuned_encoder(datasets: list[ClassDataset], options: argparse.Namespace) -> TokenEncoder:
     """LoRA adapters, trained jointly on the label+prototype mix of token ids, at the strength that is best on validation classes."""
     short = TextEncoder(max_tokens=TRAIN_TOKENS)
     tuned = with_lora(short, rank=16, targets=("query", "key", "value", "dense"), seed=options.seed).to(pick_device())
@@ -132,13 +130,7 @@ def tuned_encoder(datasets: list[ClassDataset], encoder: TextEncoder, options: a
     )
     mean_of = {strength: validation_of(tuned, tasks, strength) for strength in STRENGTHS}
     best = max(mean_of, key=mean_of.get)
-    print(
-        "strength of the adapters, mean validation accuracy:",
-        {s: f"{100 * a:.1f}" for s, a in mean_of.items()},
-        "chosen:",
-        best,
-        flush=True,
-    )
+    print("strength of the adapters: validation accuracy", {s: f"{a:.1%}" for s, a in mean_of.items()}, "chosen:", best, flush=True)
     scale(tuned, best)
     return tuned
 
@@ -293,7 +285,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     encoder = TextEncoder(max_tokens=MAX_TOKENS).to(pick_device())
     datasets = [thinned(data.load(name, split_family=options.family), options.per_class) for name in options.datasets]
-    tuned = tuned_encoder(datasets, encoder, options) if options.lora else None
+    tuned = tuned_encoder(datasets, options) if options.lora else None
     sets = {}
     for dataset in datasets:
         print(dataset, flush=True)

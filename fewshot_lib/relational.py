@@ -220,7 +220,8 @@ class RelationalNetwork(nn.Module):
 
     def _query_weights(self, number: int, relations: Relations, classes: Tensor, query_mask: Tensor | None) -> Tensor:
         """b_qk: every query's weight in every class node, in proportion to its soft assignment, (E, M, N)."""
-        seen = relations.of_samples(relations.query, classes, torch.zeros_like(_cosines(relations.query, classes)))
+        of_no_class = relations.query.new_zeros(*relations.query.shape[:2], classes.shape[1])
+        seen = relations.of_samples(relations.query, classes, of_no_class)
         weights = self._ask(self.queries[number], relations, seen)[..., 0] * seen[..., 3]
         there = torch.ones_like(weights[..., :1]) if query_mask is None else query_mask.unsqueeze(-1).to(weights.dtype)
         return weights * there * relations.ways.sum(-1).view(-1, 1, 1) / there.sum(1, keepdim=True).clamp_min(1)
