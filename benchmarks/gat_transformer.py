@@ -1,23 +1,25 @@
 """Graph attention on many tasks: the models of chapters 07 and 08 beside every baseline, on the published text sets.
 
-    python benchmarks/gat_transformer.py [--datasets huffpost reuters 20news amazon] [--lora 700] [--episodes 1000]
+    python benchmarks/gat_transformer.py [--datasets huffpost reuters 20news amazon] [--lora 240] [--soft-prompt] [--bf16]
 
 5-way, 1 and 5 shots, 15 queries per class (fewer where a class is too small), split family ``bao``, on the 1,000 test episodes of
-``text_baselines.py``. Encoder: all-MiniLM-L6-v2, 200 tokens, frozen; with ``--lora`` adapters are trained first, end to end and
-jointly, on the *training* classes of all sets (64 tokens), and their strength is chosen on validation classes (after Wortsman et
-al. 2022, arXiv:2109.01903). Centred: less the mean of the training classes; the models get raw or centred features, set by set, as
-validation classes prefer. Every model is trained on training classes, always on the frozen encoder's features (a tuned encoder knows
-these classes too well, and a model would learn to trust it), and the step that is kept was best on validation classes.
+``text_baselines.py``. Encoder: all-MiniLM-L6-v2, 200 tokens, frozen; with ``--lora`` adapters are trained first on the *training*
+classes of all sets (128 tokens; ``encoder_tuning``), and their strength is chosen on validation classes. Centred: less the mean of
+the training classes; the models get raw or centred features, set by set, as validation classes prefer. Every model is trained on
+training classes, always on the frozen encoder's features (a tuned encoder knows these classes too well, and a model would learn to
+trust it), and the step that is kept was best on validation classes.
 
-Rows: the baselines of the course on the same features; the relational network trained on all sets (joint), on the tested set alone
-(single), and on all *but* the tested set (foreign), also transductive (T); the projected GAT-Transformer; and both combined. The mean
-over the sets has the interval of a mean of independent means. Of training and validation classes at most ``--per-class`` examples are
-read. Goes on where it was interrupted. Writes gat_transformer.md and .csv to ``--out``.
+Rows: the baselines of the course on the same features, and soft prompts on a masked language model (``soft_prompt.py``); the relational
+network trained on all sets (joint), on the tested set alone (single), and on all *but* the tested set (foreign), also transductive (T);
+the projected GAT-Transformer; and both combined. The mean over the sets has the interval of a mean of independent means. Of training
+and validation classes at most ``--per-class`` examples are read. Goes on where it was interrupted. Writes gat_transformer.md and .csv
+to ``--out``.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import math
 from collections.abc import Callable
@@ -27,14 +29,16 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from soft_prompt import N_WAY, SHOTS, SoftPrompt, episodes_of
 from torch import Tensor, nn
 
 from fewshot_lib import data
-from fewshot_lib.backbone import OnTokens, TokenEncoder, tokenise, with_lora
+from fewshot_lib.backbone import TokenEncoder, tokenise, with_lora
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.data.cache import cached_tensors
+from fewshot_lib.encoder_tuning import scale_adapters, tune_encoder, validation_accuracy
 from fewshot_lib.encoders import TextEncoder, encode, encoder_fingerprint, extract_features
-from fewshot_lib.episodes import Episodes, EpisodeSampler
+from fewshot_lib.episodes import Episodes
 from fewshot_lib.evaluation import EpisodeResults, compare_paired, evaluate
 from fewshot_lib.finetune import FineTuning
 from fewshot_lib.gat_transformer import Combined, GATTransformer
@@ -45,8 +49,7 @@ from fewshot_lib.relational import RelationalNetwork
 from fewshot_lib.training import pick_device, seed_everything
 
 Features = tuple[Tensor, Tensor]  # of all texts (n, d), and of the class names (C, d)
-SHOTS, N_WAY, N_QUERY = (1, 5), 5, 15
-MAX_TOKENS, TRAIN_TOKENS = 200, 64
+MAX_TOKENS, TRAIN_TOKENS = 200, 128
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 COSINE_FINE_TUNING = FineTuning(temperature=0.1, lr=0.01, steps=20, label="cosine fine-tuning")
 BASELINES = (zero_shot, cosine_prototypes, label_mix, logistic_regression, COSINE_FINE_TUNING)
@@ -78,9 +81,7 @@ def thinned(dataset: ClassDataset, most: int) -> ClassDataset:
 
 def as_set(dataset: ClassDataset, trained_on: Features, tested_on: Features, n_episodes: int) -> Set:
     """The episodes are those of text_baselines.py: of the test classes alone, with seed 0."""
-    test, rows = dataset.only("test"), dataset.rows("test").to(tested_on[0].device)
-    n_query = {k: min(N_QUERY, int(test.counts[test.classes("test")].min()) - k) for k in SHOTS}
-    episodes = {k: EpisodeSampler(test.labels, test.classes("test"), N_WAY, k, n_query[k], seed=0).sample(n_episodes) for k in SHOTS}
+    rows, episodes = dataset.rows("test").to(tested_on[0].device), {k: episodes_of(dataset.only("test"), k, n_episodes) for k in SHOTS}
     spaces = spaces_of(dataset, tested_on)
     chosen = as_validation_prefers(dataset, spaces)
     frozen = spaces if trained_on is tested_on else spaces_of(dataset, trained_on)
@@ -95,12 +96,12 @@ def spaces_of(dataset: ClassDataset, features: Features) -> dict[str, Features]:
 
 def as_validation_prefers(dataset: ClassDataset, spaces: dict[str, Features]) -> str:
     """Raw or centred, whichever is better on validation classes."""
-    on_val = {suffix: validation_accuracy(Task(dataset.name, dataset, *space)) for suffix, space in spaces.items()}
+    on_val = {suffix: mix_on_validation(Task(dataset.name, dataset, *space)) for suffix, space in spaces.items()}
     print("  validation classes:", ", ".join(f"{suffix.strip(', ') or 'raw'} {a:.1%}" for suffix, a in on_val.items()), flush=True)
     return max(on_val, key=on_val.get)
 
 
-def validation_accuracy(task: Task) -> float:
+def mix_on_validation(task: Task) -> float:
     """Mean over shots of the label+prototype mix on validation classes."""
     n_query = min(10, int(task.dataset.counts[task.classes("val")].min()) - max(SHOTS))
     found = [evaluate_tasks(label_mix, [task], N_WAY, k, n_query, 300, split="val", seed=1)[task.name].mean for k in SHOTS]
@@ -108,54 +109,22 @@ def validation_accuracy(task: Task) -> float:
 
 
 def tuned_encoder(datasets: list[ClassDataset], options: argparse.Namespace) -> TokenEncoder:
-    """LoRA adapters, trained jointly on the label+prototype mix of token ids, at the strength that is best on validation classes."""
+    """LoRA adapters, trained on the training classes of all sets, at the strength that is best on validation classes."""
     short = TextEncoder(max_tokens=TRAIN_TOKENS)
     tuned = with_lora(short, rank=16, targets=("query", "key", "value", "dense"), seed=options.seed).to(pick_device())
     tasks = [Task(ds.name, ds, *token_ids(ds, short, TRAIN_TOKENS)) for ds in datasets]
-    n_way = min(len(task.classes("train")) for task in tasks)
-    sizes = {"n_way": n_way, "n_shot": (1, 5), "n_query": 2, "n_episodes": 1, "tasks_per_step": 1}
-    train_jointly(
-        OnTokens(tuned, label_mix),
-        tasks,
-        options.lora,
-        **sizes,
-        lr=options.lora_lr,
-        seed=options.seed,
-        validate_every=max(1, options.lora // 4),
-        n_validation=10,
-        record_every=None,
-        checkpoint=options.out / f"lora-{options.lora}.pt",
-        checkpoint_every=50,
-        label="LoRA",
-    )
-    mean_of = {strength: validation_of(tuned, tasks, strength) for strength in STRENGTHS}
+    steps, every = options.lora, max(1, options.lora // 4)
+    checkpoint = options.out / f"lora-{steps}.pt"
+    tune_encoder(tuned, tasks, steps, bf16=options.bf16, seed=options.seed, validate_every=every, checkpoint=checkpoint)
+    whole, mean_of = copy.deepcopy(tuned.state_dict()), {}
+    for strength in STRENGTHS:
+        scale_adapters(tuned, strength)
+        mean_of[strength] = sum(validation_accuracy(tuned, task) for task in tasks) / len(tasks)
+        tuned.load_state_dict(whole)
     best = max(mean_of, key=mean_of.get)
     print("strength of the adapters: validation accuracy", {s: f"{a:.1%}" for s, a in mean_of.items()}, "chosen:", best, flush=True)
-    scale(tuned, best)
+    scale_adapters(tuned, best)
     return tuned
-
-
-def scale(encoder: nn.Module, strength: float) -> None:
-    """Multiplies every adapter's B by ``strength``."""
-    with torch.no_grad():
-        for name, parameter in encoder.named_parameters():
-            if "lora_B" in name:
-                parameter *= strength
-
-
-def validation_of(encoder: TokenEncoder, tasks: list[Task], strength: float) -> float:
-    """Mean over tasks and shots of the centred mix's accuracy on validation classes, with adapters of this strength."""
-    state = {name: value.clone() for name, value in encoder.state_dict().items()}
-    scale(encoder, strength)
-    accuracies = []
-    for task in tasks:
-        few = replace(task.dataset, splits={s: task.classes(s) for s in ("train", "val")})
-        rows = torch.cat([(few.labels == c).nonzero()[:30, 0] for c in torch.cat([few.classes("train"), few.classes("val")]).tolist()])
-        few = replace(few, inputs=few.take(rows), labels=few.labels[rows])
-        features, names = (encode(encoder, ids) for ids in (task.features[rows], task.label_features))
-        accuracies.append(validation_accuracy(Task(task.name, few, *centred(few, features, names))))
-    encoder.load_state_dict(state)
-    return sum(accuracies) / len(accuracies)
 
 
 def token_ids(dataset: ClassDataset, encoder: TextEncoder, length: int) -> tuple[Tensor, Tensor]:
@@ -164,20 +133,23 @@ def token_ids(dataset: ClassDataset, encoder: TextEncoder, length: int) -> tuple
     return tuple(F.pad(ids, (0, length - ids.shape[1]), value=encoder.tokenizer.pad_token_id).to(pick_device()) for ids in found)
 
 
-def encoded(dataset: ClassDataset, encoder: TextEncoder, tuned: TokenEncoder, out: Path) -> Features:
-    """Features of all texts and names by the tuned encoder, kept in ``out``, part by part."""
+def encoded(dataset: ClassDataset, encoder: TextEncoder, tuned: TokenEncoder, options: argparse.Namespace) -> Features:
+    """Features of all texts and names by the tuned encoder, kept in ``--out``, part by part."""
     texts, names = token_ids(dataset, encoder, MAX_TOKENS)
-    folder = out / "features" / encoder_fingerprint(tuned)[:16] / dataset.name
+    folder = options.out / "features" / f"{encoder_fingerprint(tuned)[:16]}{'-bf16' * options.bf16}" / dataset.name
+
+    def features_of(ids: Tensor) -> Tensor:
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=options.bf16):
+            return encode(tuned, ids, 64).float()
+
     folder.mkdir(parents=True, exist_ok=True)
     order = (texts != tuned.padding).sum(1).argsort()  # texts of the same length together
     parts = []
     for number, rows in enumerate(order.split(1024)):
         path = folder / f"{number:03d}.safetensors"
         print(f"  {path.name} of {-(-len(order) // 1024)}", end="\r", flush=True)
-        parts.append(
-            cached_tensors(path, lambda rows=rows: ({"features": encode(tuned, texts[rows], 64)}, {}))[0]["features"].to(texts.device)
-        )
-    return torch.cat(parts)[order.argsort()], encode(tuned, names)
+        parts.append(cached_tensors(path, lambda rows=rows: ({"features": features_of(texts[rows])}, {}))[0]["features"].to(texts.device))
+    return torch.cat(parts)[order.argsort()], features_of(names)
 
 
 def trained(model: nn.Module, tasks: list[Task], kind: str, seed: int, label: str) -> nn.Module:
@@ -217,8 +189,8 @@ def model_rows(sets: dict[str, Set], seed: int) -> dict[str, Callable[[str], nn.
     return rows
 
 
-def measured(sets: dict[str, Set], seed: int) -> dict[str, dict[tuple[str, int], EpisodeResults]]:
-    """Row -> (data set, shots) -> results."""
+def measured(sets: dict[str, Set], options: argparse.Namespace) -> tuple[dict[str, dict[tuple[str, int], EpisodeResults]], list[str]]:
+    """Row -> (data set, shots) -> results; and which rows are baselines."""
     table: dict[str, dict[tuple[str, int], EpisodeResults]] = {}
     for suffix in ("", ", centred"):
         for few_shot_method in BASELINES:
@@ -227,13 +199,19 @@ def measured(sets: dict[str, Set], seed: int) -> dict[str, dict[tuple[str, int],
                 features, names = each.spaces[suffix]
                 row |= {(name, k): evaluate(few_shot_method, each.episodes[k], features, 100, label_features=names) for k in SHOTS}
             print(f"  {few_shot_method.name + suffix}", flush=True)
-    for label, model_of in model_rows(sets, seed).items():
+    if options.soft_prompt:
+        models = {name: SoftPrompt(each.task.dataset.only("test"), options.bf16) for name, each in sets.items()}
+        table["soft prompt"] = {
+            (name, k): models[name].results(each.episodes[k], options.out) for name, each in sets.items() for k in SHOTS
+        }
+    baselines = list(table)
+    for label, model_of in model_rows(sets, options.seed).items():
         row = table.setdefault(label, {})
         for name, each in sets.items():
             features, names = each.spaces[each.chosen]
             row |= {(name, k): evaluate(model_of(name), each.episodes[k], features, 50, label_features=names) for k in SHOTS}
         print(f"  {label}", flush=True)
-    return table
+    return table, baselines
 
 
 def mean_and_half_width(results: list[EpisodeResults]) -> tuple[float, float]:
@@ -241,15 +219,9 @@ def mean_and_half_width(results: list[EpisodeResults]) -> tuple[float, float]:
     return sum(r.mean for r in results) / len(results), math.hypot(*(r.ci95 for r in results)) / len(results)
 
 
-def written(table: dict[str, dict[tuple[str, int], EpisodeResults]], names: list[str], out: Path) -> str:
+def written(table: dict[str, dict[tuple[str, int], EpisodeResults]], baselines: list[str], names: list[str], out: Path) -> str:
     """The table as csv and markdown: accuracy in % ± half the 95 % interval; the last columns compare with the best baseline."""
-    best = {
-        k: max(
-            (b.name + s for b in BASELINES for s in ("", ", centred")),
-            key=lambda row: mean_and_half_width([table[row][n, k] for n in names])[0],
-        )
-        for k in SHOTS
-    }
+    best = {k: max(baselines, key=lambda row: mean_and_half_width([table[row][n, k] for n in names])[0]) for k in SHOTS}
     head = ["method", "kind", *(f"{name}, {k}-shot" for k in SHOTS for name in names), *(f"mean, {k}-shot" for k in SHOTS)]
     head += [f"{k}-shot, minus {best[k]}" for k in SHOTS]
     lines = []
@@ -278,7 +250,8 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=1000)
     parser.add_argument("--per-class", type=int, default=300, help="most examples of a training or validation class")
     parser.add_argument("--lora", type=int, default=0, help="steps that train adapters in the encoder; 0: frozen")
-    parser.add_argument("--lora-lr", type=float, default=3e-4)
+    parser.add_argument("--soft-prompt", action="store_true", help="that row, too: hours on a CPU; --bf16 where it has bfloat16")
+    parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("build/gat_transformer"))
     options = parser.parse_args()
@@ -290,9 +263,9 @@ def main() -> None:
     for dataset in datasets:
         print(dataset, flush=True)
         frozen = extract_features(encoder, dataset), label_features(encoder, dataset)
-        tested = frozen if tuned is None else encoded(dataset, encoder, tuned, options.out)
+        tested = frozen if tuned is None else encoded(dataset, encoder, tuned, options)
         sets[dataset.name] = as_set(dataset, frozen, tested, options.episodes)
-    print(f"\n{written(measured(sets, options.seed), list(sets), options.out)}\n\nwritten to {options.out}")
+    print(f"\n{written(*measured(sets, options), list(sets), options.out)}\n\nwritten to {options.out}")
 
 
 if __name__ == "__main__":
