@@ -156,6 +156,11 @@ class TokenEncoder(nn.Module):
         mask = mask.unsqueeze(-1).to(tokens.dtype)
         return (tokens * mask).sum(1) / mask.sum(1)
 
+    def in_batches(self, ids: Tensor, batch_size: int) -> Tensor:
+        """The same, with gradients, in batches of texts of about the same length, which need little padding."""
+        order = (ids != self.padding).sum(1).argsort()
+        return torch.cat([self(ids[rows]) for rows in order.split(batch_size)])[order.argsort()]
+
 
 class OnTokens(nn.Module):
     """A model on features, made a model on token ids, whose encoder can be trained with it, end to end.
@@ -191,11 +196,9 @@ class OnTokens(nn.Module):
         return self.model(**known, **{name: value for name, value in extra.items() if value is not None})
 
     def features(self, ids: Tensor) -> Tensor:
-        """Token ids (n, L) -> features (n, d), in batches of texts of about the same length, which need little padding."""
+        """Token ids (n, L) -> features (n, d)."""
         texts, place = ids.unique(dim=0, return_inverse=True)
-        order = (texts != self.encoder.padding).sum(1).argsort()
-        encoded = torch.cat([self.encoder(texts[rows]) for rows in order.split(self.batch_size)])
-        return encoded[order.argsort()][place]
+        return self.encoder.in_batches(texts, self.batch_size)[place]
 
 
 def tokenise(text_encoder: TextEncoder, texts: Sequence[str]) -> Tensor:

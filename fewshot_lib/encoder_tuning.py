@@ -83,7 +83,7 @@ def tune_encoder(
     Selection: the best mean over tasks of ``validation_accuracy`` at the lowest and at the highest n_shot; where no task has two
     validation classes, the last encoder stays. checkpoint: as in ``training.fit``. History: loss, and geometry without λ.
 
-    Raises ValueError for a task without names, and for an encoder without anything to train.
+    Raises ValueError for a task without names or with too few classes or texts, and for an encoder without anything to train.
     """
     if nameless := [task.name for task in tasks if task.label_features is None]:
         raise ValueError(f"`tasks` {nameless} have no label_features: give the token ids of their class names.")
@@ -93,6 +93,9 @@ def tune_encoder(
     samplers = [
         TaskSampler([task], min(n_way, len(task.classes("train"))), n_shot, n_query, 1, seed=seed + t) for t, task in enumerate(tasks)
     ]
+    able, shots = [task for task in tasks if len(task.classes("val")) > 1], sorted(set(samplers[0].shots))
+    for task in able:  # a validation class with too few texts is refused before the first step
+        task.sampler("val", 2, shots[-1], 1, seed)
     frozen = copy.deepcopy(encoder).eval().requires_grad_(False)
     device = learnt[0].device
 
@@ -104,16 +107,14 @@ def tune_encoder(
         given = (joint.support, joint.query, joint.labels)
         ids = torch.cat([part.flatten(0, -2) for part in given]).to(device)
         with precision():
-            features = _in_batches(encoder, ids, batch_size)
+            features = encoder.in_batches(ids, batch_size).float()
             with torch.no_grad():
-                before = _in_batches(frozen, ids, batch_size)
+                before = frozen.in_batches(ids, batch_size).float()
         parts = features.split([part[..., 0].numel() for part in given])
         support, query, labels = (part.unflatten(0, ids.shape[:-1]) for part, ids in zip(parts, given, strict=True))
         joint = JointEpisodes(support, query, labels, joint.query_labels.to(device), joint.task, joint.groups)
         kept = geometry_loss(features, before)
         return {"loss": name_and_prototype_loss(joint, temperature) + geometry * kept, "geometry": kept}
-
-    able, shots = [task for task in tasks if len(task.classes("val")) > 1], sorted(set(samplers[0].shots))
 
     def validate() -> float:
         with precision():
@@ -158,15 +159,9 @@ def validation_accuracy(
     members = [(labels == c).nonzero()[:, 0] for c in classes.tolist()]
     rows = torch.cat([m[torch.randperm(len(m), generator=generator)[:most]] for m in members])
     features, names = (encode(encoder, ids, 64).float() for ids in (task.features[rows], task.label_features))
-    n_query = min(10, *(min(len(m), most) - max(shots) for m in members))
+    n_query = max(1, min(10, *(min(len(m), most) - max(shots) for m in members)))
     found = []
     for n_shot in shots:
         sampler = EpisodeSampler(labels[rows], classes, min(n_way, len(classes)), n_shot, n_query, seed)
         found.append(evaluate(label_mix, sampler.sample(n_episodes), features, label_features=names).mean)
     return sum(found) / len(found)
-
-
-def _in_batches(encoder: TokenEncoder, ids: Tensor, batch_size: int) -> Tensor:
-    """Token ids (n, L) -> features (n, d) in float32, in batches of texts of about the same length, which need little padding."""
-    order = (ids != encoder.padding).sum(1).argsort()
-    return torch.cat([encoder(ids[rows]) for rows in order.split(batch_size)]).float()[order.argsort()]

@@ -1,6 +1,7 @@
 """Tuning an encoder: the losses' closed forms, only adapters move, the frozen geometry is kept, and it goes on where it stopped."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from fewshot_lib.backbone import TokenEncoder, tokenise, with_lora
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.encoder_tuning import geometry_loss, name_and_prototype_loss, scale_adapters, tune_encoder, validation_accuracy
 from fewshot_lib.encoders import TextEncoder, encode
-from fewshot_lib.task_sampling import JointEpisodes, Task
+from fewshot_lib.task_sampling import JointEpisodes, Task, TaskSampler
 
 WORDS = ["sea", "war", "art", "law", "pie", "sky", "cat", "tax"]
 QUICK = {"n_way": 3, "n_shot": (1, 2), "n_query": 1, "validate_every": 2, "n_validation": 5, "batch_size": 4}
@@ -173,3 +174,29 @@ def test_tasks_without_names_and_encoders_that_cannot_learn_are_refused(minilm, 
         tune_encoder(with_lora(minilm), [Task("nameless", task.dataset, task.features)], 1)
     with pytest.raises(ValueError, match="no parameter with requires_grad"):
         tune_encoder(TokenEncoder(minilm).requires_grad_(False), [task], 1)
+
+
+def test_a_validation_class_with_too_few_texts_is_refused_before_the_first_step(minilm, task):
+    few = torch.cat([torch.arange(31), torch.arange(36, 48)])  # one text of the first validation class
+    dataset = replace(task.dataset, inputs=task.dataset.take(few), labels=task.dataset.labels[few])
+    part = Task("few", dataset, task.features[few], task.label_features)
+    encoder = with_lora(minilm, rank=2)
+    before = {name: p.detach().clone() for name, p in encoder.named_parameters()}
+    with pytest.raises(ValueError, match=r"Task 'few', split 'val': Class 5 has 1 examples"):
+        tune_encoder(encoder, [part], 2, **QUICK)
+    assert all(torch.equal(p, before[name]) for name, p in encoder.named_parameters())
+
+
+def test_tasks_take_turns_each_with_as_many_ways_as_it_has(minilm, task, monkeypatch):
+    dataset = replace(task.dataset, splits={"train": torch.arange(2)})
+    two, dealt, deal = Task("two ways", dataset, task.features, task.label_features), [], TaskSampler.sample
+
+    def seen(sampler):
+        joint = deal(sampler)
+        dealt.append((sampler.tasks[0].name, joint.labels.shape[1]))
+        return joint
+
+    monkeypatch.setattr(TaskSampler, "sample", seen)
+    history = tune_encoder(with_lora(minilm, rank=2), [task, two], 3, **{**QUICK, "n_validation": 2, "validate_every": 3})
+    assert dealt == [("words", 3), ("two ways", 2), ("words", 3)]
+    assert len(history.validation) == 1  # of the one task that has validation classes
