@@ -136,7 +136,8 @@ def token_ids(dataset: ClassDataset, encoder: TextEncoder, length: int) -> tuple
 def encoded(dataset: ClassDataset, encoder: TextEncoder, tuned: TokenEncoder, options: argparse.Namespace) -> Features:
     """Features of all texts and names by the tuned encoder, kept in ``--out``, part by part."""
     texts, names = token_ids(dataset, encoder, MAX_TOKENS)
-    folder = options.out / "features" / f"{encoder_fingerprint(tuned)[:16]}{'-bf16' * options.bf16}" / dataset.name
+    key = f"{dataset.name}-{dataset.fingerprint()[:16]}-{encoder_fingerprint(tuned)[:16]}{'-bf16' * options.bf16}"
+    folder = options.out / "features" / key
 
     def features_of(ids: Tensor) -> Tensor:
         with torch.autocast(ids.device.type, torch.bfloat16, enabled=options.bf16):
