@@ -2,9 +2,10 @@
 
     python benchmarks/evaluation.py [--episodes 10000] [--repeats 5] [--device cpu]
 
-Both draw the same kind of episodes from cached 64-d features (5-way 1-shot, 15 queries per class), classify with
-Euclidean prototypes, and return an accuracy per episode. The loop is what most code does: one episode at a time, with
-torch operations on small tensors. Figures are medians over the repeats; what counts is the ratio.
+Both draw the same kind of episodes from cached 64-d features (5-way 1-shot, 15 queries per class), classify
+with Euclidean prototypes, and return an accuracy per episode. The loop is what most code does: one episode at
+a time, with torch operations on small tensors. Figures are medians over the repeats; what counts is the
+ratio.
 """
 
 from __future__ import annotations
@@ -16,10 +17,8 @@ from collections.abc import Callable
 
 import torch
 
-from fewshot_lib.episodes import EpisodeSampler
-from fewshot_lib.evaluation import evaluate
+from fewshot_lib.core import EpisodeSampler, evaluate, pick_device
 from fewshot_lib.prototypes import euclidean_prototypes
-from fewshot_lib.training import pick_device
 
 N_CLASSES, PER_CLASS, N_FEATURES = 200, 20, 64
 N_WAY, N_SHOT, N_QUERY = 5, 1, 15
@@ -45,8 +44,8 @@ def loop(features: torch.Tensor, labels: torch.Tensor, n_episodes: int) -> torch
 
 def batched(features: torch.Tensor, labels: torch.Tensor, n_episodes: int) -> torch.Tensor:
     """The library: all episodes as one index tensor; accuracies (E,)."""
-    episodes = EpisodeSampler(labels, torch.arange(N_CLASSES), N_WAY, N_SHOT, N_QUERY, seed=0).sample(n_episodes)
-    return evaluate(euclidean_prototypes, episodes, features).accuracies[0]
+    sampler = EpisodeSampler(labels, torch.arange(N_CLASSES), N_WAY, N_SHOT, N_QUERY, seed=0)
+    return evaluate(euclidean_prototypes, sampler.sample(n_episodes), features).accuracies[0]
 
 
 def seconds(run: Callable[[], torch.Tensor], repeats: int) -> float:
@@ -75,11 +74,14 @@ def main() -> None:
 
     few = max(1, options.episodes // 10)  # the loop is slow: a tenth of the episodes, the rate is the same
     a, b = batched(features, labels, options.episodes), loop(features, labels, few)
-    print(f"{options.episodes:,} episodes, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    machine = f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    print(f"{options.episodes:,} episodes, {machine}")
     print(f"mean accuracy: batched {a.mean():.4f}, loop {b.mean():.4f} (other episodes: equal up to chance)")
     fast = options.episodes / seconds(lambda: batched(features, labels, options.episodes), options.repeats)
     slow = few / seconds(lambda: loop(features, labels, few), options.repeats)
-    print(f"batched {fast:>12,.0f} episodes per second\nloop    {slow:>12,.0f} episodes per second\nratio   {fast / slow:>12.1f}")
+    print(f"batched {fast:>12,.0f} episodes per second")
+    print(f"loop    {slow:>12,.0f} episodes per second")
+    print(f"ratio   {fast / slow:>12.1f}")
 
 
 if __name__ == "__main__":

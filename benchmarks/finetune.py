@@ -2,10 +2,10 @@
 
     python benchmarks/finetune.py [--episodes 40] [--steps 50] [--repeats 5] [--threads 2] [--device cpu]
 
-Episodes are 5-way 1-shot with 15 queries per class, on 640-d features. The loop calls the same method on one episode at a
-time. Where easyfsl 1.5.0 is installed (``pip install --no-deps easyfsl==1.5.0``; nothing else of it is needed), its TIM
-and Finetune run with equal settings: the largest difference of the predicted probabilities is printed with the times.
-Figures are medians over the repeats; what counts is the ratio.
+Episodes are 5-way 1-shot with 15 queries per class, on 640-d features. The loop calls the same method on one
+episode at a time. Where easyfsl 1.5.0 is installed (``pip install --no-deps easyfsl==1.5.0``; nothing else of
+it is needed), its TIM and Finetune run with equal settings: the largest difference of the predicted
+probabilities is printed with the times. Figures are medians over the repeats; what counts is the ratio.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from types import ModuleType
 
 import torch
 
-from fewshot_lib.finetune import FineTuning
-from fewshot_lib.training import pick_device
-from fewshot_lib.transductive import TIM
+from fewshot_lib.core import pick_device
+from fewshot_lib.finetuning import TIM, FineTuning
 
 N_WAY, N_SHOT, N_QUERY, N_FEATURES = 5, 1, 15, 640
 LR = 0.01  # so large that fine-tuning changes what is predicted, and a difference would show
@@ -39,7 +38,7 @@ def draw(n_episodes: int, device: torch.device) -> tuple[torch.Tensor, torch.Ten
 
 
 def easyfsl_methods() -> ModuleType | None:
-    """easyfsl's package of methods without its ``__init__``, which imports torchvision for other methods; or None."""
+    """easyfsl's methods without their package's ``__init__``, which imports torchvision; or None."""
     found = importlib.util.find_spec("easyfsl")
     if found is None:
         return None
@@ -53,7 +52,10 @@ def easyfsl_classifier(name: str, steps: int, fine_tuning: FineTuning) -> torch.
     """Its classifier of this name, with the settings of ours; its ``temperature`` is 1/τ."""
     module = importlib.import_module(f"easyfsl.methods.{name.lower()}")
     return getattr(module, name)(
-        use_softmax=True, fine_tuning_steps=steps, fine_tuning_lr=fine_tuning.lr, temperature=1 / fine_tuning.temperature
+        use_softmax=True,
+        fine_tuning_steps=steps,
+        fine_tuning_lr=fine_tuning.lr,
+        temperature=1 / fine_tuning.temperature,
     )
 
 
@@ -82,6 +84,12 @@ def seconds(run: Callable[[], torch.Tensor], repeats: int) -> float:
     return statistics.median(times)
 
 
+def beside(name: str, slow: float, fast: float, n_episodes: int, differences: torch.Tensor) -> str:
+    """A line of the output: a way that takes so many seconds, beside the batched one."""
+    largest = f"largest difference {differences.abs().max():.1e}"
+    return f"{name:<7} {1e3 * slow / n_episodes:>10.2f} ms per episode, ratio {slow / fast:.1f}, {largest}"
+
+
 def main() -> None:
     """Prints the times, the ratios and the largest differences."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -94,10 +102,15 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     device = pick_device(options.device)
     support, query = draw(options.episodes, device)
-    like_easyfsl = {"head": "cosine", "init": "means", "normalise": False, "bias": False, "steps": options.steps, "lr": LR}
-    methods = {"TIM": TIM(**like_easyfsl, temperature=0.1, weight=1.0), "Finetune": FineTuning(**like_easyfsl)}
+    like_easyfsl = {"head": "cosine", "init": "means", "normalise": False, "bias": False}
+    like_easyfsl |= {"steps": options.steps, "lr": LR}
+    methods = {
+        "TIM": TIM(**like_easyfsl, temperature=0.1, weight=1.0),
+        "Finetune": FineTuning(**like_easyfsl),
+    }
     theirs = easyfsl_methods()
-    print(f"{options.episodes:,} episodes, {options.steps} steps, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    machine = f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    print(f"{options.episodes:,} episodes, {options.steps} steps, {machine}")
     for name, fine_tuning in methods.items():
         batched, loop = fine_tuning(support, query), one_by_one(fine_tuning, support, query)
         fast = seconds(lambda m=fine_tuning: m(support, query), options.repeats)
@@ -105,18 +118,12 @@ def main() -> None:
         p, start = batched.softmax(-1), fine_tuning.trajectory(support, query, [0])[0].softmax(-1)
         print(f"\n{name}: probabilities moved by up to {(p - start).abs().max():.2f} in fine-tuning")
         print(f"batched {1e3 * fast / options.episodes:>10.2f} ms per episode")
-        print(
-            f"loop    {1e3 * slow / options.episodes:>10.2f} ms per episode, ratio {slow / fast:.1f}, "
-            f"largest difference {(p - loop.softmax(-1)).abs().max():.1e}"
-        )
+        print(beside("loop", slow, fast, options.episodes, p - loop.softmax(-1)))
         if theirs is not None:
             classifier = easyfsl_classifier(name, options.steps, fine_tuning)
             other = with_easyfsl(classifier, support, query)
             time_other = seconds(lambda c=classifier: with_easyfsl(c, support, query), options.repeats)
-            print(
-                f"easyfsl {1e3 * time_other / options.episodes:>10.2f} ms per episode, ratio {time_other / fast:.1f}, "
-                f"largest difference {(p - other).abs().max():.1e}"
-            )
+            print(beside("easyfsl", time_other, fast, options.episodes, p - other))
     if theirs is None:
         print("\neasyfsl is not installed: the comparison with it was left out.")
 

@@ -1,19 +1,22 @@
-"""Graph attention on many tasks: the models of chapters 07 and 08 beside every baseline, on the published text sets.
+"""Graph attention on many tasks: the models of chapters 07 and 08 beside every baseline, on real text sets.
 
-    python benchmarks/gat_transformer.py [--datasets huffpost reuters 20news amazon] [--lora 240] [--soft-prompt] [--bf16]
+    python benchmarks/gat_transformer.py [--datasets huffpost reuters 20news amazon] [--lora 240]
+    [--soft-prompt] [--bf16]
 
-5-way, 1 and 5 shots, 15 queries per class (fewer where a class is too small), split family ``bao``, on the 1,000 test episodes of
-``text_baselines.py``. Encoder: all-MiniLM-L6-v2, 200 tokens, frozen; with ``--lora`` adapters are trained first on the *training*
-classes of all sets (128 tokens; ``encoder_tuning``), and their strength is chosen on validation classes. Centred: less the mean of
-the training classes; the models get raw or centred features, set by set, as validation classes prefer. Every model is trained on
-training classes, always on the frozen encoder's features (a tuned encoder knows these classes too well, and a model would learn to
-trust it), and the step that is kept was best on validation classes.
+5-way, 1 and 5 shots, 15 queries per class (fewer where a class is too small), split family ``bao``, on the
+1,000 test episodes of ``text_baselines.py``. Encoder: all-MiniLM-L6-v2, 200 tokens, frozen; with ``--lora``
+adapters are trained first on the *training* classes of all sets (128 tokens; ``multitask.tune_encoder``), and
+their strength is chosen on validation classes. Centred: less the mean of the training classes; the models get
+raw or centred features, set by set, as validation classes prefer. Every model is trained on training classes,
+always on the frozen encoder's features (a tuned encoder knows these classes too well, and a model would learn
+to trust it), and the step that is kept was best on validation classes.
 
-Rows: the baselines of the course on the same features, and soft prompts on a masked language model (``soft_prompt.py``); the relational
-network trained on all sets (joint), on the tested set alone (single), and on all *but* the tested set (foreign), also transductive (T);
-the projected GAT-Transformer; and both combined. The mean over the sets has the interval of a mean of independent means. Of training
-and validation classes at most ``--per-class`` examples are read. Goes on where it was interrupted. Writes gat_transformer.md and .csv
-to ``--out``.
+Rows: the baselines of the course on the same features, and soft prompts on a masked language model
+(``soft_prompt.py``); the relational network trained on all sets (joint), on the tested set alone (single),
+and on all *but* the tested set (foreign), also transductive (T); the projected GAT-Transformer; and both
+combined. The mean over the sets has the interval of a mean of independent means. Of training and validation
+classes at most ``--per-class`` examples are read. Goes on where it was interrupted. Writes gat_transformer.md
+and .csv to ``--out``.
 """
 
 from __future__ import annotations
@@ -33,35 +36,59 @@ from soft_prompt import N_WAY, SHOTS, SoftPrompt, episodes_of
 from torch import Tensor, nn
 
 from fewshot_lib import data
-from fewshot_lib.backbone import TokenEncoder, tokenise, with_lora
+from fewshot_lib.core import EpisodeResults, Episodes, compare_paired, evaluate, pick_device, seed_everything
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.data.cache import cached_tensors
-from fewshot_lib.encoder_tuning import scale_adapters, tune_encoder, validation_accuracy
-from fewshot_lib.encoders import TextEncoder, encode, encoder_fingerprint, extract_features
-from fewshot_lib.episodes import Episodes
-from fewshot_lib.evaluation import EpisodeResults, compare_paired, evaluate
-from fewshot_lib.finetune import FineTuning
-from fewshot_lib.gat_transformer import Combined, GATTransformer
-from fewshot_lib.labels import LABEL_TEMPLATE, centred, label_features, label_mix, logistic_regression, zero_shot
-from fewshot_lib.multitask import Task, evaluate_tasks, random_rotation, train_jointly
-from fewshot_lib.prototypes import cosine_prototypes
-from fewshot_lib.relational import RelationalNetwork
-from fewshot_lib.training import pick_device, seed_everything
+from fewshot_lib.encoders import (
+    TextEncoder,
+    TokenEncoder,
+    encode,
+    encoder_fingerprint,
+    extract_features,
+    tokenise,
+    with_lora,
+)
+from fewshot_lib.finetuning import FineTuning
+from fewshot_lib.graphs import Combined, GATTransformer, RelationalNetwork
+from fewshot_lib.multitask import (
+    RandomRotation,
+    Task,
+    TaskSampler,
+    evaluate_tasks,
+    scale_adapters,
+    task_episodes,
+    train_jointly,
+    tune_encoder,
+    validation_accuracy,
+)
+from fewshot_lib.prototypes import (
+    NAME_TEMPLATE,
+    centred,
+    cosine_prototypes,
+    logistic_regression,
+    name_features,
+    name_mix,
+    zero_shot,
+)
 
 Features = tuple[Tensor, Tensor]  # of all texts (n, d), and of the class names (C, d)
+Table = dict[str, dict[tuple[str, int], EpisodeResults]]  # row -> (data set, shots) -> results
 MAX_TOKENS, TRAIN_TOKENS = 200, 128
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 COSINE_FINE_TUNING = FineTuning(temperature=0.1, lr=0.01, steps=20, label="cosine fine-tuning")
-BASELINES = (zero_shot, cosine_prototypes, label_mix, logistic_regression, COSINE_FINE_TUNING)
+BASELINES = (zero_shot, cosine_prototypes, name_mix, logistic_regression, COSINE_FINE_TUNING)
 HEADS = {  # steps, learning rate, and how often it is validated: the projected family is best early
     "relational": {"n_steps": 600, "lr": 5e-3, "validate_every": 100},
-    "projected": {"n_steps": 300, "lr": 1e-3, "validate_every": 25, "augment": random_rotation()},
+    "projected": {"n_steps": 300, "lr": 1e-3, "validate_every": 25},
 }
 
 
 @dataclass(frozen=True)
-class Set:
-    """A data set: the task for training, the test episodes, raw and centred features of the test classes, and which the models get."""
+class Tested:
+    """A data set: its task for training, its test episodes, and features of the test classes.
+
+    spaces: raw and centred features; chosen: which the models get.
+    """
 
     task: Task
     episodes: dict[int, Episodes]
@@ -71,22 +98,28 @@ class Set:
 
 def thinned(dataset: ClassDataset, most: int) -> ClassDataset:
     """All examples of test classes, and a random choice of at most ``most`` of every other class."""
-    generator, kept, test = torch.Generator().manual_seed(0), torch.zeros(len(dataset), dtype=torch.bool), dataset.classes("test").tolist()
+    generator, test = torch.Generator().manual_seed(0), dataset.classes("test").tolist()
+    chosen = torch.zeros(len(dataset), dtype=torch.bool)
     for c in range(dataset.n_classes):
         rows = (dataset.labels == c).nonzero()[:, 0]
-        kept[rows if c in test else rows[torch.randperm(len(rows), generator=generator)[:most]]] = True
-    rows = kept.nonzero()[:, 0]
+        chosen[rows if c in test else rows[torch.randperm(len(rows), generator=generator)[:most]]] = True
+    rows = chosen.nonzero()[:, 0]
     return replace(dataset, inputs=dataset.take(rows), labels=dataset.labels[rows])
 
 
-def as_set(dataset: ClassDataset, trained_on: Features, tested_on: Features, n_episodes: int) -> Set:
+def tested_set(dataset: ClassDataset, trained_on: Features, tested_on: Features, n_episodes: int) -> Tested:
     """The episodes are those of text_baselines.py: of the test classes alone, with seed 0."""
-    rows, episodes = dataset.rows("test").to(tested_on[0].device), {k: episodes_of(dataset.only("test"), k, n_episodes) for k in SHOTS}
+    rows = dataset.rows("test").to(tested_on[0].device)
+    episodes = {k: episodes_of(dataset.only("test"), k, n_episodes) for k in SHOTS}
     spaces = spaces_of(dataset, tested_on)
     chosen = as_validation_prefers(dataset, spaces)
-    frozen = spaces if trained_on is tested_on else spaces_of(dataset, trained_on)
-    task = Task(dataset.name, dataset, *frozen[chosen if frozen is spaces else as_validation_prefers(dataset, frozen)])
-    return Set(task, episodes, {suffix: (x[rows], y) for suffix, (x, y) in spaces.items()}, chosen)
+    if trained_on is tested_on:
+        features = spaces[chosen]
+    else:
+        frozen = spaces_of(dataset, trained_on)
+        features = frozen[as_validation_prefers(dataset, frozen)]
+    task = Task(dataset.name, dataset, *features)
+    return Tested(task, episodes, {suffix: (x[rows], y) for suffix, (x, y) in spaces.items()}, chosen)
 
 
 def spaces_of(dataset: ClassDataset, features: Features) -> dict[str, Features]:
@@ -96,47 +129,64 @@ def spaces_of(dataset: ClassDataset, features: Features) -> dict[str, Features]:
 
 def as_validation_prefers(dataset: ClassDataset, spaces: dict[str, Features]) -> str:
     """Raw or centred, whichever is better on validation classes."""
-    on_val = {suffix: mix_on_validation(Task(dataset.name, dataset, *space)) for suffix, space in spaces.items()}
-    print("  validation classes:", ", ".join(f"{suffix.strip(', ') or 'raw'} {a:.1%}" for suffix, a in on_val.items()), flush=True)
+    tasks = {suffix: Task(dataset.name, dataset, *space) for suffix, space in spaces.items()}
+    on_val = {suffix: mix_on_validation(task) for suffix, task in tasks.items()}
+    words = (f"{suffix.strip(', ') or 'raw'} {accuracy:.1%}" for suffix, accuracy in on_val.items())
+    print("  validation classes:", ", ".join(words), flush=True)
     return max(on_val, key=on_val.get)
 
 
 def mix_on_validation(task: Task) -> float:
     """Mean over shots of the label+prototype mix on validation classes."""
     n_query = min(10, int(task.dataset.counts[task.classes("val")].min()) - max(SHOTS))
-    found = [evaluate_tasks(label_mix, [task], N_WAY, k, n_query, 300, split="val", seed=1)[task.name].mean for k in SHOTS]
-    return sum(found) / len(found)
+    episodes = [task_episodes([task], "val", N_WAY, k, n_query, 300, seed=1) for k in SHOTS]
+    means = [evaluate_tasks(name_mix, [task], dealt)[task.name].mean for dealt in episodes]
+    return sum(means) / len(means)
 
 
 def tuned_encoder(datasets: list[ClassDataset], options: argparse.Namespace) -> TokenEncoder:
-    """LoRA adapters, trained on the training classes of all sets, at the strength that is best on validation classes."""
+    """LoRA adapters, trained on the training classes of all sets, as strong as validation classes like it."""
     short = TextEncoder(max_tokens=TRAIN_TOKENS)
-    tuned = with_lora(short, rank=16, targets=("query", "key", "value", "dense"), seed=options.seed).to(pick_device())
+    tuned = with_lora(short, rank=16, targets=("query", "key", "value", "dense"), seed=options.seed)
+    tuned = tuned.to(pick_device())
     tasks = [Task(ds.name, ds, *token_ids(ds, short, TRAIN_TOKENS)) for ds in datasets]
-    steps, every = options.lora, max(1, options.lora // 4)
-    checkpoint = options.out / f"lora-{steps}.pt"
-    tune_encoder(tuned, tasks, steps, bf16=options.bf16, seed=options.seed, validate_every=every, checkpoint=checkpoint)
+    samplers = [
+        TaskSampler([task], min(10, len(task.classes("train"))), (1, 5), 2, 1, seed=options.seed + number)
+        for number, task in enumerate(tasks)
+    ]
+    loop = {"validate_every": max(1, options.lora // 4), "checkpoint_every": 50}
+    loop["checkpoint"] = options.out / f"lora-{options.lora}.pt"
+    tune_encoder(tuned, samplers, options.lora, bf16=options.bf16, **loop)
     whole, mean_of = copy.deepcopy(tuned.state_dict()), {}
     for strength in STRENGTHS:
         scale_adapters(tuned, strength)
         mean_of[strength] = sum(validation_accuracy(tuned, task) for task in tasks) / len(tasks)
         tuned.load_state_dict(whole)
     best = max(mean_of, key=mean_of.get)
-    print("strength of the adapters: validation accuracy", {s: f"{a:.1%}" for s, a in mean_of.items()}, "chosen:", best, flush=True)
+    words = {strength: f"{accuracy:.1%}" for strength, accuracy in mean_of.items()}
+    print("strength of the adapters: validation accuracy", words, "chosen:", best, flush=True)
     scale_adapters(tuned, best)
     return tuned
 
 
 def token_ids(dataset: ClassDataset, encoder: TextEncoder, length: int) -> tuple[Tensor, Tensor]:
     """Token ids of the texts (n, L) and of the class names (C, L)."""
-    found = tokenise(encoder, dataset.inputs), tokenise(encoder, [LABEL_TEMPLATE.replace("{}", name) for name in dataset.class_names])
-    return tuple(F.pad(ids, (0, length - ids.shape[1]), value=encoder.tokenizer.pad_token_id).to(pick_device()) for ids in found)
+    names = [NAME_TEMPLATE.replace("{}", name) for name in dataset.class_names]
+    padding = encoder.tokenizer.pad_token_id
+    texts, names = (
+        F.pad(ids, (0, length - ids.shape[1]), value=padding).to(pick_device())
+        for ids in (tokenise(encoder, dataset.inputs), tokenise(encoder, names))
+    )
+    return texts, names
 
 
-def encoded(dataset: ClassDataset, encoder: TextEncoder, tuned: TokenEncoder, options: argparse.Namespace) -> Features:
+def encoded(
+    dataset: ClassDataset, encoder: TextEncoder, tuned: TokenEncoder, options: argparse.Namespace
+) -> Features:
     """Features of all texts and names by the tuned encoder, kept in ``--out``, part by part."""
     texts, names = token_ids(dataset, encoder, MAX_TOKENS)
-    key = f"{dataset.name}-{dataset.fingerprint()[:16]}-{encoder_fingerprint(tuned)[:16]}{'-bf16' * options.bf16}"
+    key = f"{dataset.name}-{dataset.fingerprint()[:16]}-{encoder_fingerprint(tuned)[:16]}"
+    key += "-bf16" * options.bf16
     folder = options.out / "features" / key
 
     def features_of(ids: Tensor) -> Tensor:
@@ -149,19 +199,21 @@ def encoded(dataset: ClassDataset, encoder: TextEncoder, tuned: TokenEncoder, op
     for number, rows in enumerate(order.split(1024)):
         path = folder / f"{number:03d}.safetensors"
         print(f"  {path.name} of {-(-len(order) // 1024)}", end="\r", flush=True)
-        parts.append(cached_tensors(path, lambda rows=rows: ({"features": features_of(texts[rows])}, {}))[0]["features"].to(texts.device))
+        found, _ = cached_tensors(path, lambda rows=rows: ({"features": features_of(texts[rows])}, {}))
+        parts.append(found["features"].to(texts.device))
     return torch.cat(parts)[order.argsort()], features_of(names)
 
 
 def trained(model: nn.Module, tasks: list[Task], kind: str, seed: int, label: str) -> nn.Module:
     """On training classes of the tasks; the step of the best mean validation accuracy."""
     model.to(tasks[0].features.device)
-    options = {"n_shot": (1, 5), "n_query": 10, "n_episodes": 8, "n_validation": 100, "seed": seed, "record_every": None, "label": label}
-    train_jointly(model, tasks, n_way=N_WAY, **HEADS[kind], **options)
+    augment = RandomRotation() if kind == "projected" else None
+    sampler = TaskSampler(tasks, N_WAY, (1, 5), 10, 8, augment=augment, seed=seed)
+    train_jointly(model, sampler, **HEADS[kind], n_validation=100, record_every=None, label=label)
     return model.eval()
 
 
-def model_rows(sets: dict[str, Set], seed: int) -> dict[str, Callable[[str], nn.Module]]:
+def model_rows(sets: dict[str, Tested], seed: int) -> dict[str, Callable[[str], nn.Module]]:
     """Row -> the model to test on a set of this name."""
     tasks = {name: each.task for name, each in sets.items()}
     width = next(iter(tasks.values())).features.shape[1]
@@ -182,35 +234,51 @@ def model_rows(sets: dict[str, Set], seed: int) -> dict[str, Callable[[str], nn.
         "relational, joint": joint(RelationalNetwork, "relational", "relational"),
         "relational, single": for_each(lambda name: [tasks[name]], "single"),
         "GAT-Transformer, joint": joint(partial(GATTransformer, width), "projected", "GAT-Transformer"),
-        "relational + GAT-Transformer, joint": joint(lambda: Combined(RelationalNetwork(), GATTransformer(width)), "projected", "combined"),
-        "relational, joint (T)": joint(partial(RelationalNetwork, transductive=True), "relational", "transductive"),
+        "relational + GAT-Transformer, joint": joint(
+            lambda: Combined(RelationalNetwork(), GATTransformer(width)), "projected", "combined"
+        ),
+        "relational, joint (T)": joint(
+            partial(RelationalNetwork, transductive=True), "relational", "transductive"
+        ),
     }
     if len(tasks) > 1:
-        rows["relational, foreign"] = for_each(lambda name: [task for other, task in tasks.items() if other != name], "foreign")
+        rows["relational, foreign"] = for_each(
+            lambda name: [task for other, task in tasks.items() if other != name], "foreign"
+        )
     return rows
 
 
-def measured(sets: dict[str, Set], options: argparse.Namespace) -> tuple[dict[str, dict[tuple[str, int], EpisodeResults]], list[str]]:
+def measured(sets: dict[str, Tested], options: argparse.Namespace) -> tuple[Table, list[str]]:
     """Row -> (data set, shots) -> results; and which rows are baselines."""
-    table: dict[str, dict[tuple[str, int], EpisodeResults]] = {}
+    table: Table = {}
     for suffix in ("", ", centred"):
         for few_shot_method in BASELINES:
             row = table.setdefault(few_shot_method.name + suffix, {})
             for name, each in sets.items():
                 features, names = each.spaces[suffix]
-                row |= {(name, k): evaluate(few_shot_method, each.episodes[k], features, 100, label_features=names) for k in SHOTS}
+                row |= {
+                    (name, k): evaluate(few_shot_method, each.episodes[k], features, 100, names=names)
+                    for k in SHOTS
+                }
             print(f"  {few_shot_method.name + suffix}", flush=True)
     if options.soft_prompt:
-        models = {name: SoftPrompt(each.task.dataset.only("test"), options.bf16) for name, each in sets.items()}
+        models = {
+            name: SoftPrompt(each.task.dataset.only("test"), options.bf16) for name, each in sets.items()
+        }
         table["soft prompt"] = {
-            (name, k): models[name].results(each.episodes[k], options.out) for name, each in sets.items() for k in SHOTS
+            (name, k): models[name].results(each.episodes[k], options.out)
+            for name, each in sets.items()
+            for k in SHOTS
         }
     baselines = list(table)
     for label, model_of in model_rows(sets, options.seed).items():
         row = table.setdefault(label, {})
         for name, each in sets.items():
             features, names = each.spaces[each.chosen]
-            row |= {(name, k): evaluate(model_of(name), each.episodes[k], features, 50, label_features=names) for k in SHOTS}
+            row |= {
+                (name, k): evaluate(model_of(name), each.episodes[k], features, 50, names=names)
+                for k in SHOTS
+            }
         print(f"  {label}", flush=True)
     return table, baselines
 
@@ -220,20 +288,35 @@ def mean_and_half_width(results: list[EpisodeResults]) -> tuple[float, float]:
     return sum(r.mean for r in results) / len(results), math.hypot(*(r.ci95 for r in results)) / len(results)
 
 
-def written(table: dict[str, dict[tuple[str, int], EpisodeResults]], baselines: list[str], names: list[str], out: Path) -> str:
-    """The table as csv and markdown: accuracy in % ± half the 95 % interval; the last columns compare with the best baseline."""
-    best = {k: max(baselines, key=lambda row: mean_and_half_width([table[row][n, k] for n in names])[0]) for k in SHOTS}
-    head = ["method", "kind", *(f"{name}, {k}-shot" for k in SHOTS for name in names), *(f"mean, {k}-shot" for k in SHOTS)]
+def written(table: Table, baselines: list[str], names: list[str], out: Path) -> str:
+    """The table as csv and markdown: accuracy in % ± half the 95 % interval.
+
+    The last columns compare with the best baseline.
+    """
+    best = {
+        k: max(baselines, key=lambda row: mean_and_half_width([table[row][n, k] for n in names])[0])
+        for k in SHOTS
+    }
+    head = [
+        "method",
+        "kind",
+        *(f"{name}, {k}-shot" for k in SHOTS for name in names),
+        *(f"mean, {k}-shot" for k in SHOTS),
+    ]
     head += [f"{k}-shot, minus {best[k]}" for k in SHOTS]
     lines = []
     for label, row in table.items():
         cells = [label, "transductive" if next(iter(row.values())).transductive else "inductive"]
-        cells += [f"{100 * row[name, k].mean:.1f} ± {100 * row[name, k].ci95:.1f}" for k in SHOTS for name in names]
+        cells += [
+            f"{100 * row[name, k].mean:.1f} ± {100 * row[name, k].ci95:.1f}" for k in SHOTS for name in names
+        ]
         for k in SHOTS:
             mean, half = mean_and_half_width([row[name, k] for name in names])
             cells.append(f"{100 * mean:.1f} ± {100 * half:.1f}")
         for k in SHOTS:
-            mean, half = mean_and_half_width([compare_paired(row[name, k], table[best[k]][name, k]) for name in names])
+            mean, half = mean_and_half_width(
+                [compare_paired(row[name, k], table[best[k]][name, k]) for name in names]
+            )
             cells.append(f"{100 * mean:+.1f} ± {100 * half:.1f}")
         lines.append(cells)
     with (out / "gat_transformer.csv").open("w", newline="", encoding="utf-8") as file:
@@ -249,23 +332,33 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", default=["huffpost", "reuters", "20news", "amazon"])
     parser.add_argument("--family", default="bao")
     parser.add_argument("--episodes", type=int, default=1000)
-    parser.add_argument("--per-class", type=int, default=300, help="most examples of a training or validation class")
-    parser.add_argument("--lora", type=int, default=0, help="steps that train adapters in the encoder; 0: frozen")
-    parser.add_argument("--soft-prompt", action="store_true", help="that row, too: hours on a CPU; --bf16 where it has bfloat16")
+    parser.add_argument(
+        "--per-class", type=int, default=300, help="most examples of a training or validation class"
+    )
+    parser.add_argument(
+        "--lora", type=int, default=0, help="steps that train adapters in the encoder; 0: frozen"
+    )
+    parser.add_argument(
+        "--soft-prompt",
+        action="store_true",
+        help="that row, too: hours on a CPU; --bf16 where it has bfloat16",
+    )
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("build/gat_transformer"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     encoder = TextEncoder(max_tokens=MAX_TOKENS).to(pick_device())
-    datasets = [thinned(data.load(name, split_family=options.family), options.per_class) for name in options.datasets]
+    datasets = [
+        thinned(data.load(name, split_family=options.family), options.per_class) for name in options.datasets
+    ]
     tuned = tuned_encoder(datasets, options) if options.lora else None
     sets = {}
     for dataset in datasets:
         print(dataset, flush=True)
-        frozen = extract_features(encoder, dataset), label_features(encoder, dataset)
+        frozen = extract_features(encoder, dataset), name_features(encoder, dataset)
         tested = frozen if tuned is None else encoded(dataset, encoder, tuned, options)
-        sets[dataset.name] = as_set(dataset, frozen, tested, options.episodes)
+        sets[dataset.name] = tested_set(dataset, frozen, tested, options.episodes)
     print(f"\n{written(*measured(sets, options), list(sets), options.out)}\n\nwritten to {options.out}")
 
 

@@ -1,17 +1,20 @@
-"""A meta-step of MAML with a loop over tasks, with vmap, and with ``higher``: time, share of the arithmetic floor, memory.
+"""A meta-step of MAML with a loop over tasks, with vmap, and with ``higher``: time, share of the arithmetic
+floor, memory.
 
-    python benchmarks/maml.py [--tasks 4] [--inner-steps 5] [--queries 15] [--width 64] [--norm batch] [--repeats 3] [--threads 1]
-                              [--device cpu] [--tf32]
+    python benchmarks/maml.py [--tasks 4] [--inner-steps 5] [--queries 15] [--width 64] [--norm batch]
+                              [--repeats 3] [--threads 1] [--device cpu] [--tf32]
 
-A meta-step is the loss and the meta-gradient of 5-way 1-shot tasks of random 28 x 28 images through Conv4. Its floor is the time
-that its FLOPs would take at the rate of a large matrix product, measured in the same run. With F FLOPs for one image in the
-forward pass, S inner steps, N_s supports and N_q queries, a task needs 9F·N_s·S + 3F·N_q, or 3F·N_s·S + 3F·N_q to first order:
-backward is twice the forward, and differentiating both is twice them again. ``torch.utils.flop_counter`` checks it.
+A meta-step is the loss and the meta-gradient of 5-way 1-shot tasks of random 28 x 28 images through Conv4.
+Its floor is the time that its FLOPs would take at the rate of a large matrix product, measured in the same
+run. With F FLOPs for one image in the forward pass, S inner steps, N_s supports and N_q queries, a task needs
+9F·N_s·S + 3F·N_q, or 3F·N_s·S + 3F·N_q to first order: backward is twice the forward, and differentiating
+both is twice them again. ``torch.utils.flop_counter`` checks it.
 
-"unfolded" has matrix products in place of convolutions: from the second inner step on vmap makes grouped convolutions, whose double
-backward torch computes one group, that is one task, at a time. ``higher`` is the independent oracle and is optional
-(``pip install higher==0.2.1``): the largest difference of the meta-gradients in float64 is printed, and must be below 1e-9.
-Times are medians, the engines taking turns; what counts is their ratio. Memory is the peak of what a step allocates.
+"unfolded" has matrix products in place of convolutions: from the second inner step on vmap makes grouped
+convolutions, whose double backward torch computes one group, that is one task, at a time. ``higher`` is the
+independent oracle and is optional (``pip install higher==0.2.1``): the largest difference of the
+meta-gradients in float64 is printed, and must be below 1e-9. Times are medians, the engines taking turns;
+what counts is their ratio. Memory is the peak of what a step allocates.
 """
 
 from __future__ import annotations
@@ -22,24 +25,23 @@ import importlib.util
 import statistics
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from fewshot_lib.core import pick_device
 from fewshot_lib.encoders import Conv4
-from fewshot_lib.maml import MAML, Classifier, Tasks
-from fewshot_lib.meta_training import meta_loss
-from fewshot_lib.norms import with_norm
-from fewshot_lib.training import pick_device
+from fewshot_lib.maml import MAML, Classifier, Tasks, meta_loss, norms
 
 N_WAY, N_SHOT, SIZE, INNER_LR = 5, 1, 28, 0.1
-NORMS = ("batch", "running", "group")  # those for which a query needs no supports, so that ``higher`` can take part
+NORMS = ("batch", "running", "group")  # for these a query needs no supports, so that ``higher`` can take part
 Step = Callable[[], list[Tensor]]  # -> the meta-gradient
 
 
@@ -56,7 +58,9 @@ def unfolded(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model)
     for name, old in list(model.named_modules()):
         if isinstance(old, nn.Conv2d):
-            new = UnfoldedConv2d(old.in_channels, old.out_channels, old.kernel_size, padding=old.padding).to(old.weight)
+            new = UnfoldedConv2d(old.in_channels, old.out_channels, old.kernel_size, padding=old.padding).to(
+                old.weight
+            )
             new.load_state_dict(old.state_dict())
             model.set_submodule(name, new)
     return model
@@ -68,13 +72,23 @@ def draw(n_tasks: int, n_query: int, device: torch.device) -> Tasks:
     images = torch.rand(n_tasks, N_WAY * (N_SHOT + n_query), 1, SIZE, SIZE, generator=generator)
     n_support = N_WAY * N_SHOT
     support, query = (torch.arange(N_WAY).repeat_interleave(n).expand(n_tasks, -1) for n in (N_SHOT, n_query))
-    return Tasks(*(leaf.to(device) for leaf in (images[:, :n_support], support, images[:, n_support:], query)))
+    return Tasks(
+        *(leaf.to(device) for leaf in (images[:, :n_support], support, images[:, n_support:], query))
+    )
 
 
 def by_library(model: nn.Module, tasks: Tasks, **options: object) -> Step:
     """The meta-gradient by ``MAML`` with these options."""
     learner = MAML(model, inner_lr=INNER_LR, **options)
-    return lambda: list(torch.autograd.grad(meta_loss(learner, tasks)["loss"], list(model.parameters())))
+
+    def step() -> list[Tensor]:
+        learner.zero_grad()
+        loss = meta_loss(learner, tasks)["loss"]
+        if loss.requires_grad:  # with chunks, the gradient is there already
+            loss.backward()
+        return [p.grad for p in model.parameters()]
+
+    return step
 
 
 def by_higher(model: nn.Module, tasks: Tasks, inner_steps: int, first_order: bool) -> Step:
@@ -116,7 +130,10 @@ def steps_to_compare(model: nn.Module, tasks: Tasks, inner_steps: int, first_ord
 def flops(options: argparse.Namespace, first_order: bool) -> float:
     """FLOPs of a meta-step, by the formula above."""
     channels, sizes = [1, *[options.width] * 4], [SIZE, SIZE // 2, SIZE // 4, SIZE // 8]
-    forward = sum(2 * 9 * a * b * s * s for a, b, s in zip(channels, channels[1:], sizes, strict=False)) + 2 * options.width * N_WAY
+    forward = (
+        sum(2 * 9 * a * b * s * s for a, b, s in zip(channels, channels[1:], sizes, strict=False))
+        + 2 * options.width * N_WAY
+    )
     inner = (3 if first_order else 9) * forward * N_WAY * N_SHOT * options.inner_steps
     return options.tasks * (inner + 3 * forward * N_WAY * options.queries)
 
@@ -126,13 +143,16 @@ class Operations(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.count, self.alive, self.peak, self.known = 0, 0, 0, WeakIdKeyDictionary()
+        self.counts: Counter[str] = Counter()
+        self.alive, self.peak, self.known = 0, 0, WeakIdKeyDictionary()
 
-    def __torch_dispatch__(self, function: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
+    def __torch_dispatch__(
+        self, function: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None
+    ) -> object:
         for storage in _storages((args, kwargs)):
             self.known.setdefault(storage, True)  # made outside
         out = function(*args, **(kwargs or {}))
-        self.count += 1
+        self.counts[str(function)] += 1
         for storage in _storages(out):
             if storage not in self.known:
                 self.known[storage] = True
@@ -178,14 +198,24 @@ def peak_bytes(run: Callable[[], object], counted: Operations, device: torch.dev
     return torch.cuda.max_memory_allocated(device) - before
 
 
-def compare(model: nn.Module, tasks: Tasks, options: argparse.Namespace, first_order: bool, rate: float, device: torch.device) -> None:
+def compare(
+    model: nn.Module,
+    tasks: Tasks,
+    options: argparse.Namespace,
+    first_order: bool,
+    rate: float,
+    device: torch.device,
+) -> None:
     """Prints a row for every engine."""
     name, work = "FOMAML" if first_order else "MAML", flops(options, first_order)
     steps, rows = steps_to_compare(model, tasks, options.inner_steps, first_order), {}
     with FlopCounterMode(display=False) as counter:
         steps["loop"]()
     share = counter.get_total_flops() / work
-    print(f"\n{name}: {work / 1e9:.1f} GFLOP by the formula, {share:.3f} of them counted; floor {1e3 * work / rate:.1f} ms")
+    print(
+        f"\n{name}: {work / 1e9:.1f} GFLOP by the formula, {share:.3f} of them counted; floor "
+        f"{1e3 * work / rate:.1f} ms"
+    )
     for engine, step in steps.items():
         with Operations() as counted:
             step()
@@ -198,21 +228,24 @@ def compare(model: nn.Module, tasks: Tasks, options: argparse.Namespace, first_o
     for engine, (counted, peak) in rows.items():
         took = medians[engine]
         print(
-            f"{name:6} {engine:18} {1e3 * took:>9.1f} ms  {medians['loop'] / took:>5.2f} x loop  {work / took / 1e9:>8.1f} GFLOP/s  "
-            f"{work / took / rate:>6.1%} of the floor  {peak / 2**20:>8.1f} MiB  {counted.count:>8,} operations"
+            f"{name:6} {engine:18} {1e3 * took:>9.1f} ms  {medians['loop'] / took:>5.2f} x loop  "
+            f"{work / took / 1e9:>8.1f} GFLOP/s  {work / took / rate:>6.1%} of the floor  "
+            f"{peak / 2**20:>8.1f} MiB  {counted.counts.total():>8,} operations"
         )
 
 
 def deviations(model: nn.Module, tasks: Tasks, inner_steps: int) -> None:
-    """Prints, and bounds, the largest difference of the meta-gradients from the loop's, in float64, relative to the largest entry."""
+    """Prints, and bounds, the largest difference from the loop's meta-gradient, relative to its largest."""
     model = copy.deepcopy(model).double()
-    tasks = Tasks(*(leaf.double() if leaf.is_floating_point() else leaf for leaf in tree_map(lambda leaf: leaf[:2], tasks)))
+    tasks = Tasks(*(leaf[:2].double() if leaf.is_floating_point() else leaf[:2] for leaf in tasks))
     print("\nlargest difference of the meta-gradient from the loop's, in float64, 2 tasks:")
     for first_order in (False, True):
-        gradients = {engine: step() for engine, step in steps_to_compare(model, tasks, inner_steps, first_order).items()}
+        steps = steps_to_compare(model, tasks, inner_steps, first_order)
+        gradients = {engine: step() for engine, step in steps.items()}
         scale = max(g.abs().max().item() for g in gradients["loop"])
         for engine, found in gradients.items():
-            far = max((a - b).abs().max().item() for a, b in zip(found, gradients["loop"], strict=True)) / scale
+            pairs = zip(found, gradients["loop"], strict=True)
+            far = max((a - b).abs().max().item() for a, b in pairs) / scale
             print(f"{'FOMAML' if first_order else 'MAML':6} {engine:18} {far:.1e}")
             assert far < 1e-9, f"{engine} computes another meta-gradient than the loop"
 
@@ -228,18 +261,23 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default=None)
-    parser.add_argument("--tf32", action="store_true", help="matrix products and convolutions of a GPU in TF32")
+    parser.add_argument(
+        "--tf32", action="store_true", help="matrix products and convolutions of a GPU in TF32"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = pick_device(options.device)
     options.tasks = options.tasks or (32 if device.type == "cuda" else 4)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
     torch.manual_seed(0)
-    model = with_norm(Classifier(Conv4(width=options.width), options.width, N_WAY), options.norm).to(device)
+    model = norms.with_norm(Classifier(Conv4(width=options.width), options.width, N_WAY), options.norm).to(
+        device
+    )
     tasks = draw(options.tasks, options.queries, device)
     rate = matmul_rate(device, options.repeats)
     print(
-        f"{options.tasks} tasks, {options.inner_steps} inner steps, {options.queries} queries per class, Conv4-{options.width}, "
+        f"{options.tasks} tasks, {options.inner_steps} inner steps, {options.queries} queries per class, "
+        f"Conv4-{options.width}, "
         f"{options.norm} norm, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
         f"matrix product: {rate / 1e9:,.0f} GFLOP/s" + (" (TF32)" if options.tf32 else "")
     )

@@ -1,17 +1,20 @@
-"""MetaPrompting and MetaPrompter on the published text sets, beside baselines and an ablation that we did not find in their tables.
+"""MetaPrompting and MetaPrompter on the published text sets, beside baselines and an ablation of our own.
 
-    python benchmarks/metaprompting.py [--datasets huffpost amazon reuters 20news] [--lm minilm-mlm] [--episodes 1000] [--steps 2000]
+    python benchmarks/metaprompting.py [--datasets huffpost amazon reuters 20news] [--lm minilm-mlm]
+    [--episodes 1000] [--steps 2000]
 
-5-way, 1 and 5 shots, 15 queries per class (fewer where a class is too small), split family ``bao``; every row on the same saved
-episodes of test classes, with paired differences. Two groups of rows, which must not be mixed up: those of the frozen
-*sentence encoder* (all-MiniLM-L6-v2), and those of one *masked language model*, ``--lm`` ("bert-base-uncased" for the papers').
-Learners are trained for each number of shots on ``--steps`` × 4 episodes of training classes, first-order, with fixed settings:
-nothing is chosen on test classes, and no model is picked by validation. Inner loops descend the loss of the words alone
-(``Mixture.inner``). The papers: 6,000 and 4,000 episodes of second and first order.
+5-way, 1 and 5 shots, 15 queries per class (fewer where a class is too small), split family ``bao``; every row
+on the same saved episodes of test classes, with paired differences. Two groups of rows, which must not be
+mixed up: those of the frozen *sentence encoder* (all-MiniLM-L6-v2), and those of one *masked language model*,
+``--lm`` ("bert-base-uncased" for the papers'). Learners are trained for each number of shots on ``--steps`` ×
+4 episodes of training classes, first-order, with fixed settings: nothing is chosen on test classes, and no
+model is picked by validation. Inner loops descend the loss of the words alone (``Mixture.on_support``). The
+papers: 6,000 and 4,000 episodes of second and first order.
 
-Interrupted, it goes on: training from its checkpoints, finished rows from ``--out/rows``. Writes metaprompting.md and .csv there.
-With ``--lm minilm-mlm`` only ``--family bao`` is clean: that model has read the texts of these training classes (data/minilm-mlm.md).
-A GPU takes hours for all of it; ``--steps 10 --episodes 20 --queries 2 --datasets reuters`` tries it on a laptop.
+Interrupted, it goes on: training from its checkpoints, finished rows from ``--out/rows``. Writes
+metaprompting.md and .csv there. With ``--lm minilm-mlm`` only ``--family bao`` is clean: that model has read
+the texts of these training classes (data/minilm-mlm.md). A GPU takes hours for all of it; ``--steps 10
+--episodes 20 --queries 2 --datasets reuters`` tries it on a laptop.
 """
 
 from __future__ import annotations
@@ -29,35 +32,68 @@ import torch
 from torch import Tensor
 
 from fewshot_lib import data
+from fewshot_lib.core import (
+    EpisodeResults,
+    Episodes,
+    EpisodeSampler,
+    Method,
+    compare_paired,
+    evaluate,
+    few_shot_method,
+    pick_device,
+)
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.data.cache import load_tensors, save_tensors
-from fewshot_lib.encoders import TextEncoder, encoder_fingerprint, extract_features, load_masked_lm
-from fewshot_lib.episodes import Episodes, EpisodeSampler
-from fewshot_lib.evaluation import EpisodeResults, Method, compare_paired, evaluate
-from fewshot_lib.finetune import FineTuning
-from fewshot_lib.labels import label_features, label_mix, zero_shot
-from fewshot_lib.masked_lm import MaskedLM
-from fewshot_lib.metaprompter import meta_prompter, prompt_pool
-from fewshot_lib.metaprompting import MetaPrompting, train_metaprompting
-from fewshot_lib.prompt_model import PromptModel
-from fewshot_lib.prompt_tuning import PromptTuning
-from fewshot_lib.prompts import Template, initial_prompt, mask_features
-from fewshot_lib.prototypes import cosine_prototypes
-from fewshot_lib.training import pick_device
-from fewshot_lib.verbalizers import LabelEmbedding, Mixture, RepVerb, Verbalizer, Words, class_words
+from fewshot_lib.encoders import MaskedLM, TextEncoder, encoder_fingerprint, extract_features, load_masked_lm
+from fewshot_lib.finetuning import FineTuning
+from fewshot_lib.prompts import (
+    LabelEmbedding,
+    MetaPrompting,
+    Mixture,
+    PromptModel,
+    PromptTuning,
+    RepVerb,
+    Template,
+    Verbalizer,
+    Words,
+    class_words,
+    initial_prompt,
+    mask_features,
+    meta_prompter,
+    prompt_pool,
+    train_metaprompting,
+)
+from fewshot_lib.prototypes import cosine_prototypes, name_features, name_mix, zero_shot
 
 SHOTS, N_WAY, N_TASKS, TRAIN_QUERIES = (1, 5), 5, 4, 5
-INNER_STEPS, INNER_LR, LR = 5, 0.1, 0.01  # the rate of the prompt; adapters and pool take a tenth in the outer loop
+INNER_STEPS, INNER_LR, LR = (
+    5,
+    0.1,
+    0.01,
+)  # the rate of the prompt; adapters and pool take a tenth in the outer loop
 POOL = (8, 8)  # prompts, and their tokens
 BAR = "label names + prototypes"
 ENCODER_ROWS = {
     "label names, zero-shot": zero_shot,
     "prototypes": cosine_prototypes,
-    BAR: label_mix,
+    BAR: name_mix,
     "cosine fine-tuning": FineTuning(temperature=0.1, lr=0.01, steps=20),
 }
-ABLATION = {"MetaPrompting, frozen LM": "0 inner steps, frozen LM", "MetaPrompting, LoRA": "0 inner steps, LoRA"}
-HEAD = ["data set", "split family", "model", "method", "kind", "shots", "episodes", "accuracy in %", "95 % interval"]
+ABLATION = {
+    "MetaPrompting, frozen LM": "0 inner steps, frozen LM",
+    "MetaPrompting, LoRA": "0 inner steps, LoRA",
+}
+HEAD = [
+    "data set",
+    "split family",
+    "model",
+    "method",
+    "kind",
+    "shots",
+    "episodes",
+    "accuracy in %",
+    "95 % interval",
+]
 HEAD += [f"minus {BAR}, paired", "minus its 0-inner-step ablation, paired"]
 
 
@@ -88,7 +124,9 @@ class Run:
     @property
     def pattern(self) -> str:
         """Template 0 of MetaPrompting."""
-        return f"{{text}} , the {'product category' if self.dataset.name == 'amazon' else 'topic'} is [MASK] ."
+        return (
+            f"{{text}} , the {'product category' if self.dataset.name == 'amazon' else 'topic'} is [MASK] ."
+        )
 
     @cached_property
     def template(self) -> Template:
@@ -120,7 +158,9 @@ class Run:
         """Of test classes; saved, so that other programs can be measured on them."""
         smallest = int(self.dataset.counts[self.dataset.classes("test")].min())
         n_query = min(self.options.queries, smallest - self.n_shot)
-        sampler = EpisodeSampler(self.dataset.labels, self.dataset.classes("test"), N_WAY, self.n_shot, n_query, self.options.seed)
+        sampler = EpisodeSampler(
+            self.dataset.labels, self.dataset.classes("test"), N_WAY, self.n_shot, n_query, self.options.seed
+        )
         drawn = sampler.sample(self.options.episodes)
         drawn.save(self.options.out / f"{self.key}.safetensors")
         return drawn
@@ -133,23 +173,44 @@ class Run:
     def learner(self, tune: str, inner_steps: int) -> MetaPrompting:
         """From the template's words; ``tune``: "prompt" or "lora"."""
         model = PromptModel(self.lm, self.hard_start, mixed, tune=tune, seed=self.options.seed)
-        return MetaPrompting(model, "fomaml", inner_steps=inner_steps, inner_lr=INNER_LR, chunk_size=1 if tune == "lora" else None)
+        return MetaPrompting(
+            model,
+            "fomaml",
+            inner_steps=inner_steps,
+            inner_lr=INNER_LR,
+            chunk_size=1 if tune == "lora" else None,
+        )
 
     def prompter(self) -> MetaPrompting:
         """MetaPrompter, inductive, values from the names of training classes."""
         generator = torch.Generator().manual_seed(self.options.seed)
         names = [self.dataset.class_names[c] for c in self.dataset.classes("train").tolist()]
-        drawn = [initial_prompt(self.lm, self.pool_template, "labels", generator=generator, class_names=names) for _ in range(POOL[0])]
-        return meta_prompter(self.lm, prompt_pool(torch.stack(drawn), generator), inner_steps=INNER_STEPS, inner_lr=INNER_LR)
+        drawn = [
+            initial_prompt(self.lm, self.pool_template, "labels", generator=generator, class_names=names)
+            for _ in range(POOL[0])
+        ]
+        return meta_prompter(
+            self.lm, prompt_pool(torch.stack(drawn), generator), inner_steps=INNER_STEPS, inner_lr=INNER_LR
+        )
 
     def trained(self, learner: MetaPrompting, name: str, ids: Tensor, lr: float) -> MetaPrompting:
         """On episodes of training classes, the same for every learner; goes on from its checkpoint."""
-        n_query = min(TRAIN_QUERIES, int(self.dataset.counts[self.dataset.classes("train")].min()) - self.n_shot)
-        sizes = {"n_way": N_WAY, "n_shot": self.n_shot, "n_query": n_query, "n_tasks": N_TASKS}
+        n_query = min(
+            TRAIN_QUERIES, int(self.dataset.counts[self.dataset.classes("train")].min()) - self.n_shot
+        )
+        sizes = {"n_way": N_WAY, "n_shot": self.n_shot, "n_query": n_query, "seed": self.options.seed}
         checkpoint = self.options.out / "checkpoints" / f"{self.key}-{slug(name)}.pt"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         train_metaprompting(
-            learner, self.dataset, ids, self.words, self.options.steps, seed=self.options.seed, lr=lr, checkpoint=checkpoint, **sizes
+            learner,
+            self.dataset,
+            ids,
+            self.words,
+            self.options.steps,
+            n_tasks=N_TASKS,
+            episodes=sizes,
+            lr=lr,
+            checkpoint=checkpoint,
         )
         return learner
 
@@ -165,8 +226,10 @@ def encoder_rows(run: Run, encoder: TextEncoder) -> dict[str, Callable[[], Episo
     def row(method: Method) -> Callable[[], EpisodeResults]:
         def compute() -> EpisodeResults:
             rows, found = run.dataset.rows("test"), extract_features(encoder, run.dataset.only("test"))
-            features = found.new_zeros(len(run.dataset), found.shape[1]).index_copy(0, rows.to(found.device), found)
-            return evaluate(method, run.episodes, features, label_features=label_features(encoder, run.dataset))
+            features = found.new_zeros(len(run.dataset), found.shape[1]).index_copy(
+                0, rows.to(found.device), found
+            )
+            return evaluate(method, run.episodes, features, names=name_features(encoder, run.dataset))
 
         return compute
 
@@ -177,13 +240,15 @@ def prompt_rows(run: Run) -> dict[str, Callable[[], EpisodeResults]]:
     """Rows of the masked language model, each as a function that trains what it needs and computes it."""
 
     def measured(method: Method, ids: Tensor) -> EpisodeResults:
-        return evaluate(method, run.episodes, ids, batch_size=run.options.batch_size, label_features=run.words)
+        return evaluate(method, run.episodes, ids, batch_size=run.options.batch_size, names=run.words)
 
     def words(calibrated: bool) -> EpisodeResults:
         centre = None
         if calibrated:
             rows = run.dataset.rows("train")
-            some = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(run.options.seed))[:500]]
+            some = rows[
+                torch.randperm(len(rows), generator=torch.Generator().manual_seed(run.options.seed))[:500]
+            ]
             with torch.no_grad():
                 centre = mask_features(run.lm, run.ids[some.to(run.ids.device)], run.hard_start)
         model = PromptModel(run.lm, run.hard_start, lambda lm: Words(lm, centre))
@@ -193,7 +258,9 @@ def prompt_rows(run: Run) -> dict[str, Callable[[], EpisodeResults]]:
         return measured(run.learner(tune, INNER_STEPS).as_method(), run.ids)
 
     def learnt(name: str, tune: str, inner_steps: int) -> EpisodeResults:
-        learner = run.trained(run.learner(tune, inner_steps), name, run.ids, LR if tune == "prompt" else LR / 10)
+        learner = run.trained(
+            run.learner(tune, inner_steps), name, run.ids, LR if tune == "prompt" else LR / 10
+        )
         return measured(learner.as_method(), run.ids)
 
     @cache
@@ -201,7 +268,9 @@ def prompt_rows(run: Run) -> dict[str, Callable[[], EpisodeResults]]:
         return run.trained(run.prompter(), "MetaPrompter", run.pool_ids, LR / 10)
 
     def pooled(transductive: bool) -> EpisodeResults:
-        return measured(prompter().as_method(verbalizer=published_mixture if transductive else None), run.pool_ids)
+        return measured(
+            prompter().as_method(verbalizer=published_mixture if transductive else None), run.pool_ids
+        )
 
     return {
         "label words, zero-shot": lambda: words(calibrated=False),
@@ -217,19 +286,31 @@ def prompt_rows(run: Run) -> dict[str, Callable[[], EpisodeResults]]:
     }
 
 
-def kept(run: Run, name: str, settings: dict[str, str], compute: Callable[[], EpisodeResults]) -> EpisodeResults:
-    """What an earlier run has kept of this row, or what ``compute`` returns. ValueError where it was made with other settings."""
+def kept(
+    run: Run, name: str, settings: dict[str, str], compute: Callable[[], EpisodeResults]
+) -> EpisodeResults:
+    """What an earlier run has kept of this row, or what ``compute`` returns.
+
+    ValueError where it was made with other settings.
+    """
     path, episodes = run.options.out / "rows" / f"{run.key}-{slug(name)}.safetensors", run.episodes
     path.parent.mkdir(parents=True, exist_ok=True)
     settings = {**settings, "episodes": episodes.fingerprint(), "words": " | ".join(run.dataset.class_names)}
     if path.exists() and (found := load_tensors(path)) is not None:
         tensors, metadata = found
         if json.loads(metadata["settings"]) != settings:
-            raise ValueError(f"`--out` holds {path.name} of a run with other settings: give another --out, or delete the file.")
-        facts = (episodes.n_way, episodes.n_shot, episodes.n_query, episodes.fingerprint())
-        return EpisodeResults(tensors["accuracies"], name, metadata["transductive"] == "True", *facts)
+            raise ValueError(
+                f"`--out` holds {path.name} of a run with other settings: give another --out, or delete the "
+                "file."
+            )
+        kind = few_shot_method(name, transductive=metadata["transductive"] == "True")
+        return EpisodeResults.of(tensors["accuracies"], kind(compute), episodes)
     result = compute()
-    save_tensors(path, {"accuracies": result.accuracies}, {"settings": json.dumps(settings), "transductive": str(result.transductive)})
+    save_tensors(
+        path,
+        {"accuracies": result.accuracies},
+        {"settings": json.dumps(settings), "transductive": str(result.transductive)},
+    )
     return result
 
 
@@ -237,11 +318,21 @@ def table_row(run: Run, model: str, name: str, results: dict[str, EpisodeResults
     """One row of the table, in the order of HEAD."""
     result, (low, high) = results[name], results[name].interval
     kind = "transductive" if result.transductive else "inductive"
-    facts = [run.dataset.name, run.dataset.split_family, model, name, kind, str(run.n_shot), f"{result.n_episodes:,}"]
+    facts = [
+        run.dataset.name,
+        run.dataset.split_family,
+        model,
+        name,
+        kind,
+        str(run.n_shot),
+        f"{result.n_episodes:,}",
+    ]
     cells = [*facts, f"{100 * result.mean:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"]
     for other in (BAR, ABLATION.get(name)):
         difference = None if other in (None, name) else compare_paired(result, results[other])
-        cells.append("–" if difference is None else f"{100 * difference.mean:+.1f} ± {100 * difference.ci95:.1f}")
+        cells.append(
+            "–" if difference is None else f"{100 * difference.mean:+.1f} ± {100 * difference.ci95:.1f}"
+        )
     return cells
 
 
@@ -254,10 +345,16 @@ def rows_of(run: Run, encoder: TextEncoder) -> list[list[str]]:
         "max_tokens": str(run.lm.max_tokens),
         "learning": f"{INNER_STEPS} {INNER_LR} {LR} {POOL}",
     }
-    for model, rows, settings in (("all-MiniLM-L6-v2", encoder_rows(run, encoder), {}), (run.options.lm, prompt_rows(run), training)):
+    for model, rows, settings in (
+        ("all-MiniLM-L6-v2", encoder_rows(run, encoder), {}),
+        (run.options.lm, prompt_rows(run), training),
+    ):
         for name, compute in rows.items():
             results[name], models[name] = kept(run, name, settings, compute), model
-            print(f"  {run.n_shot}-shot, {name}: {results[name].mean:.1%} ± {results[name].ci95:.1%}", flush=True)
+            print(
+                f"  {run.n_shot}-shot, {name}: {results[name].mean:.1%} ± {results[name].ci95:.1%}",
+                flush=True,
+            )
     return [table_row(run, models[name], name, results) for name in results]
 
 
@@ -267,7 +364,9 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", default=["huffpost", "amazon", "reuters", "20news"])
     parser.add_argument("--family", default="bao")
     parser.add_argument("--shots", nargs="+", type=int, default=list(SHOTS))
-    parser.add_argument("--lm", default="minilm-mlm", help='"minilm-mlm", or a hub id such as "bert-base-uncased"')
+    parser.add_argument(
+        "--lm", default="minilm-mlm", help='"minilm-mlm", or a hub id such as "bert-base-uncased"'
+    )
     parser.add_argument("--episodes", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=2000, help=f"meta-steps of {N_TASKS} episodes")
     parser.add_argument("--queries", type=int, default=15, help="per class, in test episodes")
@@ -278,7 +377,10 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     device, rows = pick_device(), []
-    encoder, lm = TextEncoder(max_tokens=200).to(device), load_masked_lm(options.lm, options.max_tokens).to(device)
+    encoder, lm = (
+        TextEncoder(max_tokens=200).to(device),
+        load_masked_lm(options.lm, options.max_tokens).to(device),
+    )
     for name in options.datasets:
         dataset = data.load(name, split_family=options.family)
         print(dataset, flush=True)

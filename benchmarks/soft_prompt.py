@@ -2,10 +2,11 @@
 
     python benchmarks/soft_prompt.py --validate [--datasets huffpost reuters 20news amazon] [--bf16]
 
-The masked language model is the small one that ships with the course, frozen; the prompt starts from the words of a template, descends
-the loss of the label words on the support, and the answer mixes label words and examples (chapter 05). Texts are cut to 48 tokens.
-``--validate`` compares numbers of steps on validation classes: that is where ``STEPS`` comes from. ``gat_transformer.py --soft-prompt``
-computes the row; without that flag this program does, so that it can run in several processes. Parts of 50 episodes are kept in
+The masked language model is the small one that ships with the course, frozen; the prompt starts from the
+words of a template, descends the loss of the label words on the support, and the answer mixes label words and
+examples (chapter 05). Texts are cut to 48 tokens. ``--validate`` compares numbers of steps on validation
+classes: that is where ``STEPS`` comes from. ``gat_transformer.py --soft-prompt`` computes the row; without
+that flag this program does, so that it can run in several processes. Parts of 50 episodes are kept in
 ``--out``: an interrupted run goes on, and ``gat_transformer.py`` with the same ``--out`` finds them.
 """
 
@@ -20,16 +21,20 @@ import torch
 from torch import Tensor
 
 from fewshot_lib import data
+from fewshot_lib.core import EpisodeResults, Episodes, EpisodeSampler, evaluate, pick_device
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.data.cache import cached_tensors
 from fewshot_lib.encoders import encoder_fingerprint, load_masked_lm
-from fewshot_lib.episodes import Episodes, EpisodeSampler
-from fewshot_lib.evaluation import EpisodeResults, evaluate
-from fewshot_lib.prompt_model import PromptModel
-from fewshot_lib.prompt_tuning import PromptTuning
-from fewshot_lib.prompts import Template, initial_prompt
-from fewshot_lib.training import pick_device
-from fewshot_lib.verbalizers import LabelEmbedding, Mixture, RepVerb, class_words
+from fewshot_lib.prompts import (
+    LabelEmbedding,
+    Mixture,
+    PromptModel,
+    PromptTuning,
+    RepVerb,
+    Template,
+    class_words,
+    initial_prompt,
+)
 
 SHOTS, N_WAY, N_QUERY = (1, 5), 5, 15
 STEPS, CANDIDATES, LR, MAX_TOKENS, PART = 5, (0, 2, 5, 10, 20), 0.1, 48, 50
@@ -39,17 +44,21 @@ def episodes_of(dataset: ClassDataset, n_shot: int, n_episodes: int) -> Episodes
     """Of the one split that the data set has; those of test classes are the episodes of text_baselines.py."""
     (classes,) = dataset.splits.values()
     n_query = min(N_QUERY, int(dataset.counts[classes].min()) - n_shot)
-    return EpisodeSampler(dataset.labels, classes, min(N_WAY, len(classes)), n_shot, n_query, seed=0).sample(n_episodes)
+    return EpisodeSampler(dataset.labels, classes, min(N_WAY, len(classes)), n_shot, n_query, seed=0).sample(
+        n_episodes
+    )
 
 
 class SoftPrompt:
-    """The method on one data set: its texts in the template, the words of its classes, and the start of the prompt."""
+    """The method on one data set: its texts in the template, the words of its classes, the prompt's start."""
 
     def __init__(self, dataset: ClassDataset, bf16: bool = False) -> None:
         self.dataset, self.bf16 = dataset, bf16
         self.lm = load_masked_lm(max_tokens=MAX_TOKENS).to(pick_device())
         # MetaPrompting's first template, every word of it soft
-        template = Template(f"{{text}} , the {'product category' if dataset.name == 'amazon' else 'topic'} is [MASK] .").softened
+        template = Template(
+            f"{{text}} , the {'product category' if dataset.name == 'amazon' else 'topic'} is [MASK] ."
+        ).softened
         self.ids = template.tokenise(self.lm, dataset.inputs)
         self.words = class_words(self.lm, dataset.class_names)
         start = initial_prompt(self.lm, template, "words")
@@ -60,7 +69,7 @@ class SoftPrompt:
         """Of every episode, (1, E)."""
         method = replace(self.method, steps=steps)
         with torch.autocast(self.ids.device.type, torch.bfloat16, enabled=self.bf16):
-            return evaluate(method, episodes, self.ids, batch_size=10, label_features=self.words).accuracies.cpu()
+            return evaluate(method, episodes, self.ids, batch_size=10, names=self.words).accuracies.cpu()
 
     def results(self, episodes: Episodes, out: Path) -> EpisodeResults:
         """Part by part, each kept in ``out``."""
@@ -70,11 +79,15 @@ class SoftPrompt:
         folder.mkdir(parents=True, exist_ok=True)
         parts = []
         for number, rows in enumerate(torch.arange(len(episodes)).split(PART)):
-            print(f"  soft prompt, {name}: {int(rows[0]):,} of {len(episodes):,} episodes", end="\r", flush=True)
+            print(
+                f"  soft prompt, {name}: {int(rows[0]):,} of {len(episodes):,} episodes", end="\r", flush=True
+            )
             path = folder / f"{number:03d}.safetensors"
-            parts.append(cached_tensors(path, lambda rows=rows: ({"accuracies": self.accuracies(episodes[rows])}, {}))[0]["accuracies"])
-        facts = (episodes.n_way, episodes.n_shot, episodes.n_query, episodes.fingerprint())
-        return EpisodeResults(torch.cat(parts, 1), self.method.name, self.method.transductive, *facts)
+            found, _ = cached_tensors(
+                path, lambda rows=rows: ({"accuracies": self.accuracies(episodes[rows])}, {})
+            )
+            parts.append(found["accuracies"])
+        return EpisodeResults.of(torch.cat(parts, 1), self.method, episodes)
 
 
 def main() -> None:
@@ -85,7 +98,9 @@ def main() -> None:
     parser.add_argument("--shots", nargs="+", type=int, default=list(SHOTS))
     parser.add_argument("--episodes", type=int, default=1000)
     parser.add_argument("--validate", action="store_true")
-    parser.add_argument("--bf16", action="store_true", help="matrix products in bfloat16: faster on hardware that has them")
+    parser.add_argument(
+        "--bf16", action="store_true", help="matrix products in bfloat16: faster on hardware that has them"
+    )
     parser.add_argument("--out", type=Path, default=Path("build/gat_transformer"))
     options = parser.parse_args()
     for name in options.datasets:
@@ -95,10 +110,18 @@ def main() -> None:
             episodes = episodes_of(part, n_shot, options.episodes)
             if options.validate:
                 found = {steps: model.accuracies(episodes, steps).mean().item() for steps in CANDIDATES}
-                print(f"{name}, {n_shot}-shot, validation classes, by steps:", {s: f"{a:.1%}" for s, a in found.items()}, flush=True)
+                print(
+                    f"{name}, {n_shot}-shot, validation classes, by steps:",
+                    {s: f"{a:.1%}" for s, a in found.items()},
+                    flush=True,
+                )
             else:
                 result = model.results(episodes, options.out)
-                print(f"{name}, {n_shot}-shot: {result.mean:.1%} ± {result.ci95:.1%} on {result.n_episodes:,} episodes", flush=True)
+                print(
+                    f"{name}, {n_shot}-shot: {result.mean:.1%} ± {result.ci95:.1%} on {result.n_episodes:,} "
+                    "episodes",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

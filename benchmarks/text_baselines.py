@@ -1,12 +1,14 @@
-"""Frozen-encoder baselines on the published text sets: the table that every few-shot text result stands beside.
+"""Frozen-encoder baselines on the published text sets: what every few-shot text result stands beside.
 
-    python benchmarks/text_baselines.py [--datasets huffpost reuters 20news amazon] [--shots 1 5] [--family bao]
+    python benchmarks/text_baselines.py [--datasets huffpost reuters 20news amazon] [--shots 1 5]
+                                        [--family bao]
 
-Rows: label names alone (zero-shot), prototypes, both together, logistic regression; 5-way, 1 and 5 shots, 15 queries
-per class, on 1,000 saved episodes of the test classes. With ``--shots 20 100 300`` it shows what the same features allow once there
-are many labelled examples. The encoder is all-MiniLM-L6-v2, frozen, mean pooling, 200 tokens.
-Features come from the cache the second time; an interrupted run goes on. Writes text_baselines.md and .csv, and the
-episodes, to ``--out``. Amazon is restricted to the test classes that the copy at hand contains, and says so.
+Rows: class names alone (zero-shot), prototypes, both together, logistic regression; 5-way, 1 and 5 shots, 15
+queries per class, on 1,000 saved episodes of the test classes. With ``--shots 20 100 300`` it shows what the
+same features allow once there are many labelled examples. The encoder is all-MiniLM-L6-v2, frozen, mean
+pooling, 200 tokens. Features come from the cache the second time; an interrupted run goes on. Writes
+text_baselines.md and .csv, and the episodes, to ``--out``. Amazon is restricted to the test classes that the
+copy at hand contains, and says so.
 """
 
 from __future__ import annotations
@@ -16,37 +18,46 @@ import csv
 from pathlib import Path
 
 from fewshot_lib import data
+from fewshot_lib.core import EpisodeResults, EpisodeSampler, compare_paired, evaluate, pick_device
 from fewshot_lib.encoders import TextEncoder, extract_features
-from fewshot_lib.episodes import EpisodeSampler
-from fewshot_lib.evaluation import EpisodeResults, compare_paired, evaluate
-from fewshot_lib.labels import label_features, label_mix, logistic_regression, zero_shot
-from fewshot_lib.prototypes import cosine_prototypes
-from fewshot_lib.training import pick_device
+from fewshot_lib.prototypes import cosine_prototypes, logistic_regression, name_features, name_mix, zero_shot
 
-METHODS = (zero_shot, cosine_prototypes, label_mix, logistic_regression)
+METHODS = (zero_shot, cosine_prototypes, name_mix, logistic_regression)
 N_WAY, N_QUERY, MAX_TOKENS = 5, 15, 200
-HEAD = ["data set", "split family", "method", "shots", "episodes", "accuracy in %", "95 % interval", "zero-shot subtracted, paired"]
+HEAD = [
+    "data set",
+    "split family",
+    "method",
+    "shots",
+    "episodes",
+    "accuracy in %",
+    "95 % interval",
+    "zero-shot subtracted, paired",
+]
 
 
 def rows_of(name: str, encoder: TextEncoder, options: argparse.Namespace) -> list[list[str]]:
     """All rows of one data set; leaves its episodes in ``--out``."""
     dataset = data.load(name, split_family=options.family).only("test")
     print(dataset, flush=True)
-    features, labels = extract_features(encoder, dataset), label_features(encoder, dataset)
+    features, names = extract_features(encoder, dataset), name_features(encoder, dataset)
     rows = []
     for n_shot in options.shots:
         n_query = min(N_QUERY, int(dataset.counts[dataset.classes("test")].min()) - n_shot)
-        episodes = EpisodeSampler(dataset.labels, dataset.classes("test"), N_WAY, n_shot, n_query, seed=0).sample(options.episodes)
+        sampler = EpisodeSampler(dataset.labels, dataset.classes("test"), N_WAY, n_shot, n_query, seed=0)
+        episodes = sampler.sample(options.episodes)
         episodes.save(options.out / f"{name}-{options.family}-{n_shot}shot.safetensors")
-        names_alone = evaluate(zero_shot, episodes, features, label_features=labels)
-        for few_shot_method in METHODS:
-            result = evaluate(few_shot_method, episodes, features, label_features=labels)
+        names_alone = evaluate(zero_shot, episodes, features, names=names)
+        for method in METHODS:
+            result = evaluate(method, episodes, features, names=names)
             rows.append(row(dataset, n_shot, result, names_alone))
             print("  " + " | ".join(rows[-1]), flush=True)
     return rows
 
 
-def row(dataset: data.ClassDataset, n_shot: int, result: EpisodeResults, names_alone: EpisodeResults) -> list[str]:
+def row(
+    dataset: data.ClassDataset, n_shot: int, result: EpisodeResults, names_alone: EpisodeResults
+) -> list[str]:
     """One row of the table, in the order of HEAD."""
     (low, high), difference = result.interval, compare_paired(result, names_alone)
     return [

@@ -1,10 +1,9 @@
 """Exercises that check themselves and never stop the notebook.
 
-Until :func:`check` has accepted the learner's function, everything below it uses the reference, so "Run all" always
-reaches the end. With ``FEWSHOT_STRICT=1`` every verdict but *ok* is an error: that is how the solutions are tested.
+Until :func:`check` has accepted the learner's function, everything below it uses the reference, so "Run all"
+always reaches the end. With ``FEWSHOT_STRICT=1`` every verdict but *ok* is an error: that is how the
+solutions are tested.
 """
-
-from __future__ import annotations
 
 import functools
 import linecache
@@ -13,7 +12,10 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fewshot_lib.course.comparison import close, copied, describe, has_ellipsis, same_form
+from fewshot_lib.course.comparison import close, copied, describe, form, has_ellipsis
+
+Case = tuple | dict  # what a function is called with: arguments, or named ones
+TODO = "todo", "not written yet; the cells below use the reference"
 
 
 class ExerciseFailed(AssertionError):
@@ -23,8 +25,11 @@ class ExerciseFailed(AssertionError):
 class Exercise:
     """A function to be written by the learner, with the reference that stands in for it until it is right.
 
-    accepted: whether calls go to the learner's function. verdict: "todo", "error", "shape", "value" or "ok" after a check.
+    accepted: whether calls go to the learner's function. verdict: "todo", "error", "shape", "value" or "ok"
+    after a check.
     """
+
+    __name__: str
 
     def __init__(self, learner: Callable, reference: Callable) -> None:
         functools.update_wrapper(self, learner)
@@ -44,7 +49,7 @@ def exercise(reference: Callable) -> Callable[[Callable], Exercise]:
 
 def check(
     answer: Exercise,
-    cases: Sequence[tuple | dict],
+    cases: Sequence[Case],
     mistakes: Mapping[str, Callable] | None = None,
     rtol: float = 1e-4,
     atol: float = 1e-6,
@@ -52,83 +57,74 @@ def check(
     """Compares the learner's function with the reference and prints a verdict.
 
     cases: what to call both with; a tuple of arguments, or a dict of named ones. Each call gets its own copy.
-    mistakes: message -> a wrong function. If the learner's values are those of a wrong function, its message is printed.
-
-    Raises ValueError or TypeError where the exercise itself is set up wrongly, and ExerciseFailed in a strict run.
+    mistakes: message -> a wrong function; the message is printed where the learner's values are its values.
+    In a strict run an exercise whose cases cannot tell a mistake from the right answer is a ValueError.
     """
     if not isinstance(answer, Exercise):
-        raise TypeError(f"`answer` is {answer!r}: decorate the function with @course.exercise(reference=...) first.")
-    _check_cases(cases)
-    same = functools.partial(close, rtol=rtol, atol=atol)
-    strict = os.environ.get("FEWSHOT_STRICT") == "1"
-    if strict:
-        _check_mistakes(answer, cases, mistakes or {}, same)
-    answer.verdict, message = _judge(answer, cases, mistakes or {}, same)
-    answer.accepted = answer.verdict == "ok"
-    if strict and not answer.accepted:
-        raise ExerciseFailed(f"{answer.__name__}: [{answer.verdict}] {message}")
-    print(f"{answer.__name__}: [{answer.verdict}] {message}")
-
-
-def _check_cases(cases: Sequence[tuple | dict]) -> None:
+        raise TypeError(f"`answer` is {answer!r}: decorate it with @course.exercise(reference=...) first.")
     if not cases:
         raise ValueError("`cases` is empty: give at least one tuple of arguments to compare on.")
     for number, case in enumerate(cases, start=1):
-        if not isinstance(case, tuple | dict):
-            raise ValueError(f"Case {number} of `cases` is a {type(case).__name__}: write (x,) for a single argument x.")
+        if not isinstance(case, Case):
+            kind = type(case).__name__
+            raise ValueError(f"Case {number} of `cases` is a {kind}: write (x,) for a single argument x.")
+    mistakes, same = mistakes or {}, functools.partial(close, rtol=rtol, atol=atol)
+    strict = os.environ.get("FEWSHOT_STRICT") == "1"
+    if strict:
+        _check_mistakes(answer, cases, mistakes, same)
+    answer.verdict, message = _judge(answer, cases, mistakes, same)
+    answer.accepted = answer.verdict == "ok"
+    sentence = f"{answer.__name__}: [{answer.verdict}] {message}"
+    if strict and not answer.accepted:
+        raise ExerciseFailed(sentence)
+    print(sentence)
 
 
-def _call(function: Callable, case: tuple | dict) -> Any:
-    """The function's answer, computed on copies: an answer that changes its arguments must not spoil the next call."""
-    if isinstance(case, dict):
-        return function(**copied(case))
-    return function(*copied(case))
-
-
-def _check_mistakes(answer: Exercise, cases: Sequence, mistakes: Mapping[str, Callable], same: Callable) -> None:
-    """A "mistake" that agrees with the reference on every case would call a right answer wrong, or prove nothing."""
+def _check_mistakes(answer: Exercise, cases: Sequence, mistakes: Mapping, same: Callable) -> None:
+    """A mistake that agrees with the reference in every case would call a right answer wrong."""
     for message, wrong in mistakes.items():
         if all(_agrees(wrong, case, _call(answer.reference, case), same) for case in cases):
-            raise ValueError(
-                f"`mistakes` of {answer.__name__}: {message!r} gives the right answer in all {len(cases)} cases. Add a case that tells."
-            )
+            found = f"{message!r} gives the right answer in all {len(cases)} cases"
+            raise ValueError(f"`mistakes` of {answer.__name__}: {found}. Add a case that tells.")
 
 
-def _agrees(function: Callable, case: tuple | dict, value: Any, same: Callable) -> bool:
+def _call(function: Callable, case: Case) -> Any:
+    """The function's answer to a copy: one that changes its arguments must not spoil the next call."""
+    return function(**copied(case)) if isinstance(case, dict) else function(*copied(case))
+
+
+def _agrees(function: Callable, case: Case, value: Any, same: Callable) -> bool:
     try:
         return same(_call(function, case), value)
     except Exception:  # a wrong rule may not even apply to this case: then it does not explain the value
         return False
 
 
-def _judge(answer: Exercise, cases: Sequence, mistakes: Mapping[str, Callable], same: Callable) -> tuple[str, str]:
+def _judge(answer: Exercise, cases: Sequence, mistakes: Mapping, same: Callable) -> tuple[str, str]:
     """The verdict and its explanation."""
     for number, case in enumerate(cases, start=1):
         expected = _call(answer.reference, case)
         try:
-            got = _call(answer.learner, case)
-        except Exception as error:  # whatever the learner's code raises is shown to the learner, not to "Run all"
-            if _is_unfinished(error):
-                return "todo", "not written yet; the cells below use the reference"
+            found = _call(answer.learner, case)
+        except Exception as error:  # whatever the learner's code raises is for the learner, not for "Run all"
+            # a placeholder ... that is computed with raises TypeError or AttributeError about an ellipsis
+            if isinstance(error, NotImplementedError) or "ellipsis" in str(error).lower():
+                return TODO
             return "error", f"case {number}: {type(error).__name__}: {error}{_place(error)}"
-        if has_ellipsis(got):
-            return "todo", "not written yet; the cells below use the reference"
-        if not same_form(got, expected):
-            return "shape", f"case {number}: you returned {describe(got)}, expected {describe(expected)}"
-        if not same(got, expected):
-            reasons = (text for text, wrong in mistakes.items() if _agrees(wrong, case, got, same))
+        if has_ellipsis(found):
+            return TODO
+        if form(found) != form(expected):
+            return "shape", f"case {number}: you returned {describe(found)}, expected {describe(expected)}"
+        if not same(found, expected):
+            reasons = (text for text, wrong in mistakes.items() if _agrees(wrong, case, found, same))
             return "value", f"case {number}: " + next(reasons, "the values differ from the reference")
     return "ok", "1 case" if len(cases) == 1 else f"{len(cases)} cases"
 
 
-def _is_unfinished(error: Exception) -> bool:
-    """A placeholder ``...`` that is still computed with raises TypeError or AttributeError about an ellipsis."""
-    return isinstance(error, NotImplementedError) or "ellipsis" in str(error).lower()
-
-
 def _place(error: Exception) -> str:
     """Where in the learner's own code it happened, if that code can be seen."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename.startswith("<ipython") or "ipykernel" in frame.filename]
-    line = linecache.getline(own[-1].filename, own[-1].lineno).strip() if own else ""
-    return f" (in your line {own[-1].lineno}: {line})" if line else ""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename.startswith("<ipython") or "ipykernel" in frame.filename:
+            line = linecache.getline(frame.filename, frame.lineno or 0).strip()
+            return f" (in your line {frame.lineno}: {line})" if line else ""
+    return ""

@@ -1,10 +1,8 @@
-"""Figures and sentences in a notebook: every figure has an alternative text, every number in a sentence is computed.
+"""Figures and sentences in a notebook: every figure has an alternative text, every number is computed.
 
-A figure is stored twice in one output: as HTML with ``<img alt=…>`` and caption, which JupyterLab and nbconvert show,
-and as a plain PNG for every other reader. The same figure gives the same bytes.
+A figure is stored twice in one output: as HTML with ``<img alt=…>`` and caption, which JupyterLab and
+nbconvert show, and as a plain PNG for every other reader. The same figure gives the same bytes.
 """
-
-from __future__ import annotations
 
 import base64
 import html
@@ -28,24 +26,25 @@ def show(fig: Any, *, alt: str, caption: str | None = None) -> None:
     """Shows a matplotlib figure with an alternative text, and closes it.
 
     alt: what the figure shows, for a reader who cannot see it. caption: plain text below the figure.
-    Raises ValueError for an empty ``alt`` and TypeError for what is not a figure.
     """
     check_alt(alt)
     png = png_bytes(fig)
-    data = {"text/html": figure_html(png, alt, caption), "image/png": base64.b64encode(png).decode(), "text/plain": f"<Figure: {alt}>"}
+    data = {"text/html": figure_html(png, alt, caption), "image/png": base64.b64encode(png).decode()}
+    data["text/plain"] = f"<Figure: {alt}>"
     display(data, metadata={"image/png": {"alt": alt}}, raw=True)
 
 
 def check_alt(alt: str) -> None:
     """Raises ValueError where ``alt`` says nothing."""
     if not isinstance(alt, str) or not alt.strip():
-        raise ValueError(f"`alt` is {alt!r}: say in a sentence what the figure shows, for a reader who cannot see it.")
+        raise ValueError(f"`alt` is {alt!r}: say what the figure shows, for a reader who cannot see it.")
 
 
 def png_bytes(fig: Any) -> bytes:
-    """The figure as PNG with a palette, at most 100 dots per inch, and no trace of who drew it; closes the figure."""
+    """The figure as PNG: a palette, at most 100 dots per inch, no trace of its program. Closes the figure."""
     if not hasattr(fig, "savefig"):
-        raise TypeError(f"`fig` is a {type(fig).__name__}: give a matplotlib Figure (for example the first of plt.subplots()).")
+        kind = type(fig).__name__
+        raise TypeError(f"`fig` is a {kind}: give a matplotlib Figure (as the first of plt.subplots()).")
     from matplotlib import pyplot as plt
 
     drawn, stored = io.BytesIO(), io.BytesIO()
@@ -56,16 +55,18 @@ def png_bytes(fig: Any) -> bytes:
 
 
 def with_palette(image: Image.Image) -> Image.Image:
-    """An RGB image with 256 colours, which is a third of the bytes. The most frequent colours are kept exactly.
+    """An RGB image with 256 colours, a third of the bytes; the most frequent colours are kept exactly.
 
-    A median cut alone merges colours that cover little, such as the markers of a class, with what surrounds them.
+    A median cut alone merges colours that cover little, such as the markers of a class, with what surrounds
+    them.
     """
     pixels = np.asarray(image, dtype=np.int64)
-    packed, inverse, counts = np.unique(pixels @ (1 << 16, 1 << 8, 1), return_inverse=True, return_counts=True)
-    found = np.stack([packed >> 16, packed >> 8 & 255, packed & 255], -1)  # (n, 3), every colour of the image once
+    packed = pixels @ (1 << 16, 1 << 8, 1)
+    packed, inverse, counts = np.unique(packed, return_inverse=True, return_counts=True)
+    found = np.stack([packed >> 16, packed >> 8 & 255, packed & 255], -1)  # (n, 3), every colour once
     exact = found[np.argsort(-counts, kind="stable")[: COLOURS // 2]]
-    cut = image.quantize(COLOURS - len(exact), Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).getpalette()
-    palette = np.concatenate([exact, np.reshape(cut, (-1, 3))])
+    cut = image.quantize(COLOURS - len(exact), Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    palette = np.concatenate([exact, np.reshape(cut.getpalette() or [], (-1, 3))])
     nearest = np.square(found[:, None] - palette).sum(-1).argmin(1)
     result = Image.fromarray(nearest[inverse].reshape(pixels.shape[:2]).astype(np.uint8), "P")
     result.putpalette(palette.astype(np.uint8).tobytes())

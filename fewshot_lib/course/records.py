@@ -1,11 +1,10 @@
 """Results that travel inside a notebook: one row each, collected into one table.
 
-``Lesson.record`` stores a row as an output of its own type in the notebook. Whatever ran the notebook (JupyterLab,
-``fewshot run``, papermill on a cluster), :func:`collect` finds it again. A row carries everything a number must be
-quoted with: data set, split family, profile, ways, shots, queries, episodes, seeds, inductive or transductive.
+``Lesson.record`` stores a row as an output of its own type in the notebook. Whatever ran the notebook
+(JupyterLab, ``fewshot run``, papermill on a cluster), :func:`collect` finds it again. A row carries
+everything a number must be quoted with: data set, split family, profile, ways, shots, queries, episodes,
+seeds, inductive or transductive. Its accuracies are fractions, not percent.
 """
-
-from __future__ import annotations
 
 import csv
 import io
@@ -16,46 +15,32 @@ from typing import Any
 from IPython.display import display
 
 MIME = "application/vnd.fewshot.result+json"
-IDENTITY = ("kind", "method", "dataset", "split_family", "n_way", "n_shot", "n_query", "note")
-COLUMNS = (
-    "kind",
-    "notebook",
-    "method",
-    "dataset",
-    "split_family",
-    "profile",
-    "n_way",
-    "n_shot",
-    "n_query",
-    "episodes",
-    "seeds",
-    "transductive",
-    "mean",
-    "ci_low",
-    "ci_high",
-    "note",
+IDENTITY = tuple("kind method dataset split_family n_way n_shot n_query note".split())  # of a measurement
+COLUMNS = tuple(
+    "kind notebook method dataset split_family profile n_way n_shot n_query episodes seeds transductive "
+    "mean ci_low ci_high note".split()
 )
 SHORT_COLUMNS = ("method", "dataset", "setting", "measured on", "result", "note")
 REPORT_COLUMNS = ("notebook", "method", "dataset", "profile", "setting", "measured on", "result", "note")
-NEEDED = ("n_way", "n_shot", "n_query", "n_episodes", "n_seeds", "transductive", "mean", "interval")
 
 
-def make_row(method: str, results: Any, *, dataset: Any, notebook: str, profile: str, note: str = "") -> dict[str, Any]:
-    """The row of one result. Fractions, not percent.
+def make_row(
+    method: str, results: Any, *, dataset: Any, notebook: str, profile: str, note: str = ""
+) -> dict[str, Any]:
+    """The row of one result of ``evaluate`` or ``compare_paired``, measured on a ClassDataset.
 
-    results: evaluation.EpisodeResults, or PairedDifference (``kind == "difference"``). dataset: a ClassDataset.
-    Raises TypeError where a needed attribute is missing and ValueError where the mean is not a number.
+    TypeError where one of the two lacks what every reported number must carry.
     """
-    missing = [name for name in NEEDED if not hasattr(results, name)]
-    if missing:
-        raise TypeError(
-            f"`results` is a {type(results).__name__} without .{missing[0]}: give what evaluation.evaluate or compare_paired returned."
-        )
+    for name in "n_way n_shot n_query n_episodes n_seeds transductive mean interval".split():
+        if not hasattr(results, name):
+            kind = type(results).__name__
+            what = "what evaluate or compare_paired returned"
+            raise TypeError(f"`results` is a {kind} without .{name}: give {what}.")
     if not (hasattr(dataset, "name") and hasattr(dataset, "split_family")):
-        raise TypeError(f"`dataset` is {dataset!r}: give the ClassDataset itself, which knows its name and its split family.")
+        raise TypeError(f"`dataset` is {dataset!r}: give the ClassDataset itself, which has a name.")
     mean, (low, high) = float(results.mean), map(float, results.interval)
     if not math.isfinite(mean):
-        raise ValueError(f"`results` has the mean {mean}: it holds no episode, or an accuracy that is not a number.")
+        raise ValueError(f"`results` has the mean {mean}: no episode, or an accuracy that is no number.")
     return {
         "kind": getattr(results, "kind", "accuracy"),
         "notebook": notebook,
@@ -63,9 +48,9 @@ def make_row(method: str, results: Any, *, dataset: Any, notebook: str, profile:
         "dataset": dataset.name,
         "split_family": dataset.split_family,
         "profile": profile,
-        "n_way": _size(results.n_way),
-        "n_shot": _size(results.n_shot),
-        "n_query": _size(results.n_query),
+        "n_way": int(results.n_way),
+        "n_shot": int(results.n_shot),
+        "n_query": int(results.n_query),
         "episodes": int(results.n_episodes),
         "seeds": int(results.n_seeds),
         "transductive": bool(results.transductive),
@@ -76,20 +61,15 @@ def make_row(method: str, results: Any, *, dataset: Any, notebook: str, profile:
     }
 
 
-def _size(value: Any) -> int | str:
-    """5, or "2-5" for a range of ways or shots."""
-    return "-".join(map(str, value)) if isinstance(value, Sequence) else int(value)
-
-
 def show_row(row: Mapping[str, Any]) -> None:
     """Shows the row as a line of text and stores it in the output."""
     cells = _cells(row)
-    text = f"recorded: {cells['method']} · {cells['dataset']} · {cells['setting']} · {cells['result']} ({cells['measured on']})"
-    display({"text/plain": text, MIME: dict(row)}, raw=True)
+    text = " · ".join(cells[name] for name in ("method", "dataset", "setting", "result"))
+    display({"text/plain": f"recorded: {text} ({cells['measured on']})", MIME: dict(row)}, raw=True)
 
 
 def rows_of(notebook: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows recorded in one executed notebook (nbformat), in order; the last one of the same measurement counts.
+    """The rows recorded in one executed notebook (nbformat), in order; of one measurement the last counts.
 
     Rows of a notebook that stopped with an error say so in their note.
     """
@@ -110,14 +90,10 @@ def collect(notebooks: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [row for notebook in notebooks for row in rows_of(notebook)]
 
 
-def _percent(row: Mapping[str, Any], name: str) -> str:
-    return "–" if row[name] is None else f"{100 * row[name]:.1f}"
-
-
 def _cells(row: Mapping[str, Any]) -> dict[str, str]:
     """A row in words, as people quote it."""
-    is_difference = row["kind"] == "difference"
-    mean = f"{100 * row['mean']:+.1f} points" if is_difference else f"{100 * row['mean']:.1f} %"
+    mean = f"{100 * row['mean']:+.1f} points" if row["kind"] == "difference" else f"{100 * row['mean']:.1f} %"
+    low, high = ("–" if row[end] is None else f"{100 * row[end]:.1f}" for end in ("ci_low", "ci_high"))
     seeds = "1 seed" if row["seeds"] == 1 else f"{row['seeds']} seeds"
     information = "transductive" if row["transductive"] else "inductive"
     return {
@@ -127,20 +103,20 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
         "profile": str(row["profile"]),
         "setting": f"{row['n_way']}-way {row['n_shot']}-shot, {row['n_query']} queries, {information}",
         "measured on": f"{row['episodes']:,} episodes, {seeds}",
-        "result": f"{mean} [{_percent(row, 'ci_low')}, {_percent(row, 'ci_high')}]",
+        "result": f"{mean} [{low}, {high}]",
         "note": str(row["note"] or ""),
     }
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = REPORT_COLUMNS) -> str:
-    """A markdown table for people: percent, with the 95 % interval in brackets."""
+    """A table for people: percent, with the 95 % interval in brackets."""
     lines = [columns, ["---"] * len(columns)]
     lines += [[_cells(row)[name].replace("|", "\\|") for name in columns] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table for programs: every column of the rows, fractions instead of percent."""
+    """A table for programs: every column of the rows."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()

@@ -1,7 +1,7 @@
 """A data set for few-shot learning: examples, their classes, and which *classes* are for training.
 
-In supervised learning the examples are split. Here the classes are: a model is trained on some classes and judged on
-others that it never saw. ``ClassDataset`` holds both facts, and refuses splits that share a class.
+In supervised learning the examples are split. Here the classes are: a model is trained on some classes and
+judged on others that it never saw. ``ClassDataset`` holds both facts, and refuses splits that share a class.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ class ClassDataset:
     splits: split name ("train", "val", "test") -> class ids, (c,) int64. No class stands in two splits.
     domains: C names of what each class belongs to (a script, a package); "" where there is no such thing.
     name, split_family: what a result must be quoted with ("huffpost", "bao").
-
-    Raises ValueError where lengths, labels or splits contradict each other.
     """
 
     inputs: Tensor | list[str]
@@ -39,26 +37,27 @@ class ClassDataset:
     def __post_init__(self) -> None:
         if not self.domains:
             object.__setattr__(self, "domains", [""] * self.n_classes)
-        if len(self.inputs) != len(self.labels):
-            raise ValueError(f"`inputs` has {len(self.inputs)} examples but `labels` has {len(self.labels)}: give one label per example.")
-        if len(self.domains) != self.n_classes:
-            raise ValueError(f"`domains` has {len(self.domains)} names but there are {self.n_classes} classes: give one domain per class.")
-        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < self.n_classes:
-            raise ValueError(
-                f"`labels` runs from {int(self.labels.min())} to {int(self.labels.max())} but `class_names` has {self.n_classes} names: "
-                f"labels must be in 0..{self.n_classes - 1}."
-            )
+        n, n_classes = len(self.labels), self.n_classes
+        if len(self.inputs) != n:
+            found = f"`inputs` has {len(self.inputs)} examples but `labels` has {n}"
+            raise ValueError(f"{found}: give one label per example.")
+        if len(self.domains) != n_classes:
+            found = f"`domains` has {len(self.domains)} names but there are {n_classes} classes"
+            raise ValueError(f"{found}: give one domain per class.")
+        low, high = (int(self.labels.min()), int(self.labels.max())) if n else (0, n_classes - 1)
+        if low < 0 or high >= n_classes:
+            found = f"`labels` runs from {low} to {high} but `class_names` has {n_classes} names"
+            raise ValueError(f"{found}: labels must be in 0..{n_classes - 1}.")
         owner: dict[int, str] = {}
-        for split, classes in self.splits.items():
-            for c in classes.tolist():
-                if not 0 <= c < self.n_classes:
-                    raise ValueError(f"`splits[{split!r}]` names class {c}, but there are only {self.n_classes} classes.")
-                if c in owner:
-                    raise ValueError(
-                        f"`splits` puts class {c} ({self.class_names[c]!r}) in {owner[c]!r} and in {split!r}: "
-                        "a class that is trained on must not be tested on. Keep it in one split."
-                    )
-                owner[c] = split
+        for split, c in ((split, c) for split, classes in self.splits.items() for c in classes.tolist()):
+            if not 0 <= c < n_classes:
+                found = f"`splits[{split!r}]` names class {c}"
+                raise ValueError(f"{found}, but there are only {n_classes} classes.")
+            if c in owner:
+                found = f"`splits` puts class {c} ({self.class_names[c]!r}) in {owner[c]!r} and in {split!r}"
+                rule = "a class that is trained on must not be tested on"
+                raise ValueError(f"{found}: {rule}. Keep it in one split.")
+            owner[c] = split
 
     @property
     def n_classes(self) -> int:
@@ -67,6 +66,12 @@ class ClassDataset:
     @property
     def is_text(self) -> bool:
         return isinstance(self.inputs, list)
+
+    def need_tensors(self) -> None:
+        """Raises ValueError for texts: who calls this trains on tensors."""
+        if self.is_text:
+            fix = "encode them, and train on replace(dataset, inputs=features)"
+            raise ValueError(f"`dataset` holds texts, and this trains on tensors: {fix}.")
 
     @property
     def counts(self) -> Tensor:
@@ -77,7 +82,7 @@ class ClassDataset:
         return len(self.labels)
 
     def classes(self, split: str) -> Tensor:
-        """Class ids of a split, (c,) int64. Raises ValueError for a split that does not exist."""
+        """Class ids of a split, (c,) int64."""
         if split not in self.splits:
             raise ValueError(f"`split` is {split!r}; {self.name} has {', '.join(map(repr, self.splits))}.")
         return self.splits[split]
@@ -87,24 +92,27 @@ class ClassDataset:
         return torch.isin(self.labels, self.classes(split)).nonzero().squeeze(1)
 
     def only(self, split: str) -> ClassDataset:
-        """The examples of one split alone, with the same class ids: for an encoder that need not see the rest."""
-        rows = self.rows(split)
-        return replace(self, inputs=self.take(rows), labels=self.labels[rows], splits={split: self.classes(split)})
+        """The examples of one split alone, with the same class ids: for who need not see the rest."""
+        rows, splits = self.rows(split), {split: self.classes(split)}
+        return replace(self, inputs=self.take(rows), labels=self.labels[rows], splits=splits)
 
     def training_set(self, split: str = "train") -> tuple[Tensor, Tensor]:
-        """For ordinary supervised training: the rows of a split (m,), and their classes counted from 0 (m,)."""
+        """For supervised training: the rows of a split (m,), and their classes counted from 0 (m,)."""
         rows, classes = self.rows(split), self.classes(split).sort().values
         return rows, torch.searchsorted(classes, self.labels[rows])
 
     def take(self, rows: Tensor | Sequence[int]) -> Tensor | list[str]:
-        """The inputs at these indices (m,), or where a mask (n,) is True: a tensor (m, ...) or a list of m texts."""
-        chosen = torch.arange(len(self))[torch.as_tensor(rows, dtype=None if len(rows) else torch.int64).cpu()]
-        return [self.inputs[i] for i in chosen.tolist()] if self.is_text else self.inputs[chosen]
+        """The inputs at indices (m,), or where a mask (n,) is True: a tensor (m, ...) or m texts."""
+        rows = torch.as_tensor(rows, dtype=None if len(rows) else torch.int64).cpu()
+        chosen = torch.arange(len(self))[rows]
+        if isinstance(self.inputs, list):
+            return [self.inputs[i] for i in chosen.tolist()]
+        return self.inputs[chosen]
 
     def fingerprint(self) -> str:
-        """sha256 over the inputs: the same data gives the same string on every machine. Used as a cache key."""
+        """sha256 over the inputs, the same on every machine: a cache key."""
         digest = hashlib.sha256()
-        if self.is_text:
+        if isinstance(self.inputs, list):
             for text in self.inputs:
                 raw = text.encode("utf-8", "surrogatepass")
                 digest.update(len(raw).to_bytes(8, "little") + raw)
@@ -115,5 +123,26 @@ class ClassDataset:
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{split} {len(classes)}" for split, classes in self.splits.items())
-        kind = "texts" if self.is_text else "images " + "x".join(map(str, self.inputs.shape[1:]))
-        return f"ClassDataset({self.name}/{self.split_family}: {len(self):,} {kind}, {self.n_classes} classes: {parts})"
+        shape = "" if isinstance(self.inputs, list) else "x".join(map(str, self.inputs.shape[1:]))
+        size = f"{len(self):,} {'texts' if self.is_text else f'images {shape}'}, {self.n_classes} classes"
+        return f"ClassDataset({self.name}/{self.split_family}: {size}: {parts})"
+
+
+def class_ids(ids: Sequence[int]) -> Tensor:
+    """Class ids, (c,) int64."""
+    return torch.tensor(ids, dtype=torch.int64)
+
+
+def splits_of(split_of: Sequence[str]) -> dict[str, Tensor]:
+    """Class ids of train, val and test, from the split of every class."""
+    parts = ("train", "val", "test")
+    return {part: class_ids([c for c, split in enumerate(split_of) if split == part]) for part in parts}
+
+
+def chosen_family(name: str, families: Sequence[str], split_family: str | None) -> str:
+    """The split family asked for, or the first one, which is the default."""
+    if split_family is None:
+        return families[0]
+    if split_family not in families:
+        raise ValueError(f"`split_family` is {split_family!r}; {name} has {', '.join(map(repr, families))}.")
+    return split_family

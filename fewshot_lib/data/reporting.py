@@ -1,7 +1,5 @@
 """How the data modules speak to their user: one kind of error, one kind of progress bar."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 
@@ -10,6 +8,12 @@ from tqdm import tqdm
 
 class DataError(ValueError):
     """A data file is missing, damaged or not what it should be; the message names the file and what to do."""
+
+
+def first_few(items: Iterable[object]) -> str:
+    """The first five of many, for a message: "a, b, c, d, e, …"."""
+    items = list(items)
+    return ", ".join(map(str, items[:5])) + (", …" if len(items) > 5 else "")
 
 
 def shows_progress() -> bool:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from fewshot_lib.course.comparison import close, copied, describe, has_ellipsis, same_form
+from fewshot_lib.course.comparison import close, copied, describe, form, has_ellipsis
 
 SAME = [
     (1.0, torch.tensor(1.0)),
@@ -35,19 +35,14 @@ DIFFERENT_VALUE = [
 ]
 
 
-@pytest.mark.parametrize(("a", "b"), SAME)
-def test_same(a, b):
-    assert close(a, b) and close(b, a)
+CASES = [(SAME, True, True), (DIFFERENT_VALUE, True, False), (DIFFERENT_FORM, False, False)]
 
 
-@pytest.mark.parametrize(("a", "b"), DIFFERENT_FORM)
-def test_different_form(a, b):
-    assert not same_form(a, b) and not same_form(b, a) and not close(a, b)
-
-
-@pytest.mark.parametrize(("a", "b"), DIFFERENT_VALUE)
-def test_same_form_but_different_values(a, b):
-    assert same_form(a, b) and not close(a, b)
+@pytest.mark.parametrize(
+    ("a", "b", "same_form", "same"), [(*pair, *verdict) for pairs, *verdict in CASES for pair in pairs]
+)
+def test_form_first_and_then_values(a, b, same_form, same):
+    assert (form(a) == form(b)) == same_form and close(a, b) == close(b, a) == same
 
 
 def test_tolerances_are_relative_and_absolute():
@@ -65,12 +60,15 @@ def test_a_placeholder_is_found_anywhere(value):
 def test_descriptions_name_shapes_lengths_and_keys():
     assert describe(torch.ones(3, 4)) == "a tensor of shape (3, 4)"
     assert describe((torch.ones(2), 1)) == "a tuple of 2 (a tensor of shape (2,), an int)"
+    assert describe([1, 2, 3, 4, 5]) == "a list of 5 (an int, an int, an int, an int, …)"
+    assert describe(()) == "a tuple of 0" and describe([[]]) == "a list of 1 (a list of 0)"
     assert describe({"loss": 1}) == "a dict with the keys 'loss'"
     assert describe(None) == "None"
 
 
 def test_a_copy_shares_nothing_that_can_be_changed():
-    original = {"x": torch.ones(2, requires_grad=True), "parts": [np.ones(2), (torch.zeros(1),)], "g": torch.Generator().manual_seed(1)}
+    original = {"x": torch.ones(2, requires_grad=True), "parts": [np.ones(2), (torch.zeros(1),)]}
+    original["g"] = torch.Generator().manual_seed(1)
     copy = copied(original)
     with torch.no_grad():
         copy["x"].add_(1)

@@ -7,6 +7,17 @@ import torch
 from fewshot_lib import course
 from fewshot_lib.course.lesson import EPISODES, check_parameters, resolve_profile
 
+OUT_OF_RANGE = [("n_way", 1), ("n_shot", 0), ("n_query", 0), ("n_episodes", 1), ("seed", -1), ("seed", 2**32)]
+OF_ANOTHER_KIND = [("n_way", 5.0), ("n_shot", "1"), ("n_query", None), ("n_way", True), ("dataset", 3)]
+CHANGES = [
+    ("seed", 1),
+    ("n_way", 6),
+    ("n_shot", 2),
+    ("n_query", 14),
+    ("n_episodes", 50),
+    ("dataset", "reuters"),
+]
+
 
 def test_profile_is_the_argument_then_the_environment_then_laptop(monkeypatch):
     assert resolve_profile() == "laptop"
@@ -15,44 +26,36 @@ def test_profile_is_the_argument_then_the_environment_then_laptop(monkeypatch):
     assert resolve_profile("gpu") == "gpu"
 
 
-def test_unknown_profile_names_its_source_and_the_choices(monkeypatch):
+def test_an_unknown_profile_names_its_source_and_the_choices_before_anything_else(monkeypatch):
     with pytest.raises(ValueError, match=r"`profile` is 'lap'.*'smoke', 'laptop', 'gpu'"):
-        course.setup("x", profile="lap")
+        course.setup("x", profile="lap", n_way=1)
     monkeypatch.setenv("FEWSHOT_PROFILE", "fast")
     with pytest.raises(ValueError, match="`FEWSHOT_PROFILE` is 'fast'"):
         course.setup("x")
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("n_way", 1), ("n_shot", 0), ("n_query", 0), ("n_episodes", 1), ("seed", -1), ("seed", 2**32)]
-    + [("n_way", 5.0), ("n_shot", "1"), ("n_query", None), ("n_way", True), ("dataset", ""), ("dataset", 3)],
-)
-def test_impossible_values_are_refused_by_name(name, value, capsys):
-    with pytest.raises(ValueError, match=rf"`{name}` is {value!r}.*[Gg]ive"):
-        course.setup("x", **{name: value})
-    assert capsys.readouterr().out == ""  # nothing was done
-
-
-def test_a_refused_setup_leaves_the_random_generators_alone():
+@pytest.mark.parametrize(("name", "value"), [*OUT_OF_RANGE, *OF_ANOTHER_KIND, ("dataset", "")])
+def test_impossible_values_are_refused_by_name_and_nothing_is_done(name, value, capsys):
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    with pytest.raises(ValueError):
-        course.setup("x", n_way=1)
-    assert torch.equal(before, torch.get_rng_state())
+    with pytest.raises(ValueError, match=rf"`{name}` is {value!r}.*[Gg]ive"):
+        course.setup("x", **{name: value})
+    assert capsys.readouterr().out == "" and torch.equal(before, torch.get_rng_state())
+
+
+def test_a_name_that_is_no_parameter_is_refused_by_setup_only():
+    check_parameters(width="anything", n_way=2)  # a notebook may have parameters of its own
+    with pytest.raises(ValueError, match="`parameters` is 'n_ways': use one of 'profile'"):
+        course.setup("x", n_ways=3)
 
 
 def test_setup_seeds_every_generator():
-    def draw():
+    def draw(seed):
+        course.setup("x", seed=seed)
         return random.random(), np.random.rand(), torch.rand(1).item()
 
-    course.setup("x", seed=5)
-    first = draw()
-    course.setup("x", seed=6)
-    other = draw()
-    course.setup("x", seed=5)
-    assert first == draw()
-    assert all(a != b for a, b in zip(first, other, strict=True))
+    first, other, again = draw(5), draw(6), draw(5)
+    assert first == again and all(a != b for a, b in zip(first, other, strict=True))
 
 
 @pytest.mark.parametrize("profile", course.PROFILES)
@@ -69,27 +72,16 @@ def test_a_profile_that_nothing_was_said_about_is_an_error():
         course.setup("x", profile="gpu", episodes={"smoke": 10})
 
 
-@pytest.mark.parametrize("changed", [{"seed": 1}, {"n_way": 6}, {"n_shot": 2}, {"n_query": 14}, {"n_episodes": 50}, {"dataset": "reuters"}])
-def test_any_changed_parameter_is_not_the_default(changed):
-    assert not course.setup("x", **changed).is_default
+@pytest.mark.parametrize(("name", "value"), CHANGES)
+def test_any_changed_parameter_is_not_the_default(name, value):
+    assert not course.setup("x", **{name: value}).is_default
 
 
-def test_the_default_written_out_is_the_default():
-    assert course.setup("x", dataset="glyphs", n_episodes=EPISODES["laptop"]).is_default
-
-
-def test_extra_parameters_count_where_their_defaults_are_given():
-    assert course.setup("x", width=3).is_default
-    assert course.setup("x", width=3).extra["width"] == 3
-    assert course.setup("x", width=3, extra_defaults={"width": 3}).is_default
-    assert not course.setup("x", width=4, extra_defaults={"width": 3}).is_default
-    with pytest.raises(ValueError, match="'widht'"):
-        course.setup("x", width=4, extra_defaults={"widht": 3})
-
-
-def test_a_lesson_cannot_be_changed():
+def test_the_default_written_out_is_the_default_and_a_lesson_cannot_be_changed():
+    lesson = course.setup("x", dataset="glyphs", n_episodes=EPISODES["laptop"])
+    assert lesson.is_default
     with pytest.raises(AttributeError):
-        course.setup("x").n_way = 3
+        lesson.n_way = 3
 
 
 @pytest.mark.parametrize("true", [True, np.bool_(True), torch.tensor(True), torch.tensor([True])])
@@ -129,9 +121,9 @@ def test_unknown_needs_is_refused_in_every_profile():
 
 
 def test_the_header_says_what_is_run_and_nothing_of_the_machine(capsys):
-    course.setup("x", n_way=7, width=3)
+    course.setup("x", n_way=7)
     out = capsys.readouterr().out
-    for part in ("laptop", "7-way 1-shot", "glyphs", "1,000 episodes", "width = 3", "not the default"):
+    for part in ("laptop", "7-way 1-shot", "glyphs", "1,000 episodes", "not the default"):
         assert part in out
     assert "/" not in out and "+cpu" not in out
 
@@ -143,7 +135,3 @@ def test_the_footer_holds_every_recorded_row_once(displayed, results, glyphs):
     lesson.footer()
     footer = displayed[-1][0]["text/markdown"]
     assert footer.count("| A |") == footer.count("| B |") == 1
-
-
-def test_names_that_are_not_numbers_are_left_to_the_notebook():
-    check_parameters(width="anything", n_way=2)

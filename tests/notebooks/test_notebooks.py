@@ -1,27 +1,31 @@
-"""The committed notebooks: lint, solutions, exercises that are not empty, parameters that take effect, no network.
+"""The committed notebooks: rules, links, parameters, and a run in which everything is different.
 
-That they run as committed, in the smoke profile, is tested by nbval (see pyproject.toml). Here each runs twice more.
+That they run as committed, in the smoke profile on their own data, and that their toy numbers are the stored
+ones, is tested by nbval (see pyproject.toml). Here each runs once more, as an engineer would run it.
 """
 
 import csv
 import itertools
-import json
 import os
 import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
 
-from fewshot_lib.course.execution import execute, kernel_environment
-from fewshot_lib.course.lint import lint
-from fewshot_lib.course.parameters import inject, tags
-from fewshot_lib.course.records import collect
-from fewshot_lib.course.solutions import EXERCISE, fill_solutions
+from fewshot_lib.course.authoring.lint import CHECKED, lint
+from fewshot_lib.course.records import rows_of
+from fewshot_lib.course.running.execution import execute, kernel_environment
+from fewshot_lib.course.running.parameters import inject, tags
+from fewshot_lib.course.running.solutions import EXERCISE, fill_solutions
 
-NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
-OFFLINE = Path(__file__).parent / "offline"
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+OFFLINE = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "offline"), str(ROOT)])}
 TEXTS_ONLY = [path for path in NOTEBOOKS if "it refuses images" in path.read_text(encoding="utf-8")]
 TAKES_IMAGES = [path for path in NOTEBOOKS if path not in TEXTS_ONLY]
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -37,20 +41,9 @@ else:
 """
 
 
-def run(notebook, path, **environment):
-    """Executes a notebook in the smoke profile, one thread; fails the test with the cell and the error."""
-    variables = kernel_environment(1, **{"FEWSHOT_PROFILE": "smoke", **environment})
-    outcome = execute(notebook, path.parent, environment=variables, timeout=300)
-    assert outcome.failure is None, str(outcome.failure)
-    return outcome.notebook
-
-
-def rows_of(notebook):
-    return list(collect([notebook]))
-
-
-def as_solved(notebook):
-    """With the solutions filled in; after each, a cell that proves that the untouched stub is *not* accepted."""
+def as_solved(path):
+    """With the solutions filled in; after each, a cell that proves that the stub is *not* accepted."""
+    notebook = nbformat.read(path, 4)
     solved = fill_solutions(notebook)
     cells = []
     for original, cell in zip(notebook.cells, solved.cells, strict=True):
@@ -61,6 +54,23 @@ def as_solved(notebook):
             cells.append(nbformat.v4.new_code_cell(proof))
     solved.cells = cells
     return solved
+
+
+def rows_of_solved_run(path, **values):
+    """The rows of a run with these parameters: strict, offline, one thread; a failing cell fails the test."""
+    variables = kernel_environment(1, FEWSHOT_PROFILE="smoke", FEWSHOT_STRICT="1", **OFFLINE)
+    outcome = execute(inject(as_solved(path), values), path.parent, environment=variables, timeout=300)
+    assert not outcome.failure, outcome.failure
+    return rows_of(outcome.notebook)
+
+
+def executed_here(path, **values):
+    """The names after the solved code has run in this process, which needs no kernel."""
+    names = {"__name__": "__main__"}
+    for number, cell in enumerate(inject(fill_solutions(nbformat.read(path, 4)), values).cells):
+        if cell.cell_type == "code":
+            exec(compile(cell.source, f"{path.stem}, cell {number}", "exec"), names)
+    return names
 
 
 @every_notebook
@@ -76,95 +86,133 @@ def test_links_to_files_of_the_course_lead_somewhere(path):
                 assert (path.parent / target).exists(), f"{target} does not exist"
 
 
-@every_notebook
-def test_solved_offline_with_other_parameters(path):
-    """Strict: every solution is accepted, every stub refused, every setting of every widget drawn. And no network."""
-    values = {"seed": 1, "n_way": 3, "n_shot": 2, "n_query": 4, "n_episodes": 60}
-    notebook = as_solved(nbformat.read(path, 4))
-    rows = rows_of(run(inject(notebook, values), path, FEWSHOT_STRICT="1", PYTHONPATH=f"{OFFLINE}:{Path(__file__).parents[2]}"))
-    assert rows
-    assert max(row["episodes"] for row in rows) == 60  # slow methods are measured on fewer, and say so
-    assert {row["n_way"] for row in rows} == {3}
-    assert 2 in {row["n_shot"] for row in rows}
-    assert 4 in {row["n_query"] for row in rows}
-
-
 @pytest.fixture(scope="module")
 def own_csv(tmp_path_factory):
-    """A table as a reader might bring it: 40 classes, 25 short texts each."""
-    things = ["dog", "train", "piano", "river", "bread", "planet", "poem", "bridge", "garden", "letter"]
+    """A table as a reader might bring it: 60 classes, of 25 short texts; a fifth of them are test classes."""
+    things = (
+        "dog train piano river bread planet poem bridge garden letter window horse lamp island violin".split()
+    )
     doings = ["arrives late", "is described in detail", "was sold at an auction", "needs repair"]
     path = tmp_path_factory.mktemp("own") / "my_texts.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["text", "label"])
         for thing, doing in itertools.product(things, doings):
-            writer.writerows([f"Report {i}: the {thing} number {i * 7 % 11} {doing}.", f"{thing}, {doing}"] for i in range(25))
+            text = f"Report {{}}: the {thing} number {{}} {doing}."
+            writer.writerows([text.format(i, i * 7 % 11), f"{thing}, {doing}"] for i in range(25))
     return path
 
 
+@pytest.mark.slow
 @every_notebook
-def test_papermill_on_the_readers_own_texts(path, own_csv, tmp_path, monkeypatch):
-    """As an engineer would run it: papermill's own command, a file of texts, other sizes."""
+def test_papermill_solved_offline_on_the_readers_own_texts_with_other_parameters(
+    path, own_csv, tmp_path, monkeypatch
+):
+    """Every solution is accepted, every stub refused, every setting of every widget drawn; no network."""
+    for name, value in {"FEWSHOT_STRICT": "1", **OFFLINE}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("FEWSHOT_PROFILE", "laptop")  # the parameter must win over this
-    parameters = {"profile": "smoke", "dataset": str(own_csv), "n_way": 4, "n_episodes": 40}
-    assert set(parameters) <= set(papermill.inspect_notebook(str(path)))
-    rows = rows_of(papermilled(path, tmp_path, parameters))
+    sizes = {"n_way": 3, "n_shot": 2, "n_query": 4, "n_episodes": 40, "seed": 1}
+    parameters = {"profile": "smoke", "dataset": str(own_csv), **sizes}
+    solved, done = tmp_path / path.name, tmp_path / "out.ipynb"
+    nbformat.write(as_solved(path), solved)
+    options = {"kernel_name": "python3", "progress_bar": False, "execution_timeout": 300}
+    papermill.execute_notebook(solved, done, parameters, cwd=path.parent, **options)
+    rows = rows_of(nbformat.read(done, 4))
     assert {row["dataset"] for row in rows} == {"my_texts"}
     assert {row["split_family"] for row in rows} == {"shares 0.6/0.2/0.2, seed 0"}
     assert {row["profile"] for row in rows} == {"smoke"}
-    assert max(row["episodes"] for row in rows) == 40
+    assert max(row["episodes"] for row in rows) == 40  # slow methods are measured on fewer, and say so
+    assert {row["n_way"] for row in rows} == {3}
+    assert 2 in {row["n_shot"] for row in rows}
+    assert 4 in {row["n_query"] for row in rows}
 
 
-def test_papermill_with_another_data_set_by_name(tmp_path):
-    """Texts in a chapter on images: what every chapter does with texts of a file, it does with a set that has a name."""
-    path = next(path for path in TAKES_IMAGES if path.stem.startswith("02"))
-    rows = rows_of(papermilled(path, tmp_path, {"profile": "smoke", "dataset": "docstrings", "n_episodes": 40}))
-    assert {row["dataset"] for row in rows} == {"docstrings"}
+@pytest.mark.slow
+def test_a_chapter_on_texts_takes_another_data_set_by_name_even_of_images():
+    path = next(path for path in TAKES_IMAGES if path.stem.startswith("07"))
+    assert {row["dataset"] for row in rows_of_solved_run(path, dataset="glyphs", n_episodes=40)} == {"glyphs"}
 
 
-def papermilled(path, folder, parameters):
-    papermill.execute_notebook(
-        path, folder / "out.ipynb", parameters, cwd=path.parent, kernel_name="python3", progress_bar=False, execution_timeout=300
-    )
-    return nbformat.read(folder / "out.ipynb", 4)
-
-
-@pytest.mark.skipif(not Path(os.environ.get("FEWSHOT_DATA", "") or "nowhere", "omniglot").is_dir(), reason="needs Omniglot in FEWSHOT_DATA")
-@pytest.mark.parametrize("path", TAKES_IMAGES[-1:], ids=lambda path: path.stem)
-def test_real_images(path):
-    rows = rows_of(run(inject(nbformat.read(path, 4), {"dataset": "omniglot", "n_episodes": 30}), path))
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not Path(os.environ.get("FEWSHOT_DATA", "") or "nowhere", "omniglot").is_dir(),
+    reason="needs Omniglot in FEWSHOT_DATA",
+)
+def test_real_images():
+    rows = rows_of_solved_run(TAKES_IMAGES[-1], dataset="omniglot", n_episodes=30)
     assert {(row["dataset"], row["split_family"]) for row in rows} == {("omniglot", "vinyals")}
 
 
+@pytest.fixture
+def here_strict_and_offline(monkeypatch):
+    """For a notebook's code in this process: its folder, solutions demanded, no connection to anywhere."""
+
+    def closed(*args, **options):
+        raise OSError("the network is closed in this test")
+
+    monkeypatch.chdir(ROOT / "notebooks")
+    monkeypatch.setenv("FEWSHOT_STRICT", "1")
+    monkeypatch.setattr(socket.socket, "connect", closed)
+    monkeypatch.setattr(socket, "getaddrinfo", closed)
+
+
+def test_the_seed_changes_the_result_and_nothing_else_does(here_strict_and_offline):
+    first, again, other = (
+        next(iter(executed_here(NOTEBOOKS[0], seed=seed)["lesson"].rows.values()))["mean"]
+        for seed in (0, 0, 1)
+    )
+    assert first == again != other
+
+
+@pytest.mark.slow
+def test_a_chapter_that_shows_pictures_is_solved_on_images_too(here_strict_and_offline):
+    rows = executed_here(NOTEBOOKS[1], n_shot=2, n_episodes=40)["lesson"].rows.values()
+    assert {row["dataset"] for row in rows} == {"glyphs"}
+
+
 @pytest.mark.parametrize("path", TEXTS_ONLY, ids=lambda path: path.stem)
-def test_a_chapter_on_texts_refuses_images_at_once(path):
-    notebook = inject(nbformat.read(path, 4), {"dataset": "glyphs"})
-    outcome = execute(notebook, path.parent, environment=kernel_environment(1, FEWSHOT_PROFILE="smoke"), timeout=300)
-    assert "holds images" in outcome.failure.error
-    assert outcome.failure.cell <= 5  # the set-up, before any work
-
-
-def test_the_seed_changes_the_result_and_nothing_else_does():
-    path = NOTEBOOKS[0]
-    means = [rows_of(run(inject(nbformat.read(path, 4), {"seed": seed}), path))[0]["mean"] for seed in (0, 0, 1)]
-    assert means[0] == means[1] != means[2]
+def test_a_chapter_on_texts_refuses_images_at_once(path, monkeypatch):
+    monkeypatch.chdir(path.parent)
+    with pytest.raises(ValueError, match="holds images") as refused:
+        executed_here(path, dataset="glyphs")
+    cells = [entry.path for entry in refused.traceback if str(entry.path).startswith(path.stem)]
+    assert int(str(cells[0]).split()[-1]) <= 5  # the set-up, before any work
 
 
 def test_the_network_is_closed_where_the_test_says_so(tmp_path):
-    """The proof that the offline run above could fail."""
+    """The proof that the offline runs above could fail."""
     code = "import socket\nsocket.create_connection(('192.0.2.1', 80), timeout=1)"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
-    outcome = execute(notebook, tmp_path, environment=kernel_environment(1, PYTHONPATH=str(OFFLINE)), timeout=60)
-    assert "the network is closed in this test" in outcome.failure.error
+    outcome = execute(notebook, tmp_path, environment=kernel_environment(1, **OFFLINE), timeout=60)
+    assert "the network is closed in this test" in outcome.failure
+
+
+def test_nbval_finds_a_toy_number_that_changed_and_runs_the_cells_of_a_notebook_in_order(tmp_path):
+    """With this repository's own settings, on two workers."""
+
+    def cell(source, stored="", *names):
+        outputs = [nbformat.v4.new_output("stream", text=f"{stored}\n")] if stored else []
+        return nbformat.v4.new_code_cell(
+            source, execution_count=1, outputs=outputs, metadata={"tags": list(names)}
+        )
+
+    for name, right in (("good", 5), ("wrong", 6)):
+        cells = [cell("x = 2"), cell("print(x)", "7"), cell("x += 3"), cell("print(x)", right, CHECKED)]
+        cells.append(cell("print('took 3.2 s')", "took 1.7 s", CHECKED))
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
+    own = ["-c", str(ROOT / "pyproject.toml"), "-p", "conftest", "-p", "no:cacheprovider", "-n", "2"]
+    command = [sys.executable, "-m", "pytest", *own, "-v", str(tmp_path)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert "1 failed, 9 passed" in run.stdout, run.stdout
+    assert re.search(r"FAILED wrong\.ipynb::Cell 3", run.stdout), run.stdout
 
 
 def test_chapters_are_numbered_without_a_gap():
-    numbers = [int(path.stem[:2]) for path in NOTEBOOKS]
-    assert numbers == list(itertools.islice(itertools.count(), len(numbers)))
+    assert [int(path.stem[:2]) for path in NOTEBOOKS] == list(range(len(NOTEBOOKS)))
 
 
 def test_all_notebooks_declare_the_same_parameters():
-    declared = {path.stem: json.dumps(sorted(papermill.inspect_notebook(str(path)))) for path in NOTEBOOKS}
     common = {"profile", "seed", "dataset", "n_way", "n_shot", "n_query", "n_episodes"}
-    assert all(common <= set(json.loads(names)) for names in declared.values()), declared
+    for path in NOTEBOOKS:
+        assert common <= set(papermill.inspect_notebook(str(path))), path.stem

@@ -23,10 +23,10 @@ def course(tmp_path):
 
 @pytest.fixture
 def steps(course, monkeypatch):
-    """A set-up whose steps are only written down: "venv" makes a .venv that works, "pip" and "link" do nothing."""
+    """A set-up whose steps are only written down: "venv" makes a .venv that works, the others do nothing."""
     done = []
 
-    def logged(command, task):
+    def run_step(command):
         step = "venv" if "venv" in command else "link" if "-e" in command else "pip"
         done.append(step)
         if step == "venv":
@@ -34,7 +34,7 @@ def steps(course, monkeypatch):
         if step == "pip":
             course.LOG.write_text("Installing collected packages: torch")
 
-    monkeypatch.setattr(course, "logged", logged)
+    monkeypatch.setattr(course, "run_step", run_step)
     monkeypatch.setattr(course, "venv_version", lambda: (3, 11) if (course.VENV / "works").exists() else None)
     monkeypatch.setattr(course.shutil, "disk_usage", lambda path: SimpleNamespace(free=9e9))
     return done

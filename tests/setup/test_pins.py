@@ -1,4 +1,4 @@
-"""The versions stand in one place each: the files that name packages agree with each other and with what the code imports."""
+"""The versions stand in one place each: the files that name packages agree with each other and the code."""
 
 import ast
 import json
@@ -24,16 +24,23 @@ def pins(name):
     """The pins of a file, name -> version. Every line that is not a comment must be one."""
     lines = [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith("#")]
     matches = {line: re.fullmatch(r"([a-z0-9-]+)==([0-9][0-9a-z.]*)", line) for line in lines}
-    assert not [line for line, match in matches.items() if match is None], "only `name==version`: no hash, index, suffix or marker"
+    assert not [line for line, match in matches.items() if match is None], (
+        "only `name==version`: no hash, index, suffix or marker"
+    )
     assert len({match[1] for match in matches.values()}) == len(lines), "a package is pinned twice"
     return {match[1]: match[2] for match in matches.values()}
 
 
 REQUIREMENTS, CONSTRAINTS = pins("requirements.txt"), pins("constraints.txt")
+# Every list of bounds; an extra that takes in others names the package itself.
+LISTS = {
+    "base": PROJECT["project"]["dependencies"],
+    "build": PROJECT["build-system"]["requires"],
+    **PROJECT["project"]["optional-dependencies"],
+}
 BOUNDS = {
-    "library": [Requirement(line) for line in PROJECT["project"]["dependencies"]],
-    "tools": [Requirement(line) for line in PROJECT["dependency-groups"]["tools"]],
-    "build": [Requirement(line) for line in PROJECT["build-system"]["requires"]],
+    name: [Requirement(line) for line in lines if not line.startswith("fewshot-lib[")]
+    for name, lines in LISTS.items()
 }
 
 
@@ -47,10 +54,17 @@ def imports(source):
 
 
 def sources():
-    """Everything of the course that imports: the modules of the library, and the code cells of the notebooks."""
-    yield from ((str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")) for path in sorted((ROOT / "fewshot_lib").rglob("*.py")))
+    """All that imports: the modules of the library, and the code cells of the notebooks."""
+    yield from (
+        (str(path.relative_to(ROOT)), path.read_text(encoding="utf-8"))
+        for path in sorted((ROOT / "fewshot_lib").rglob("*.py"))
+    )
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+        cells = [
+            cell
+            for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+            if cell["cell_type"] == "code"
+        ]
         lines = [line for cell in cells for line in "".join(cell["source"]).splitlines()]
         yield path.name, "\n".join(line for line in lines if not line.startswith(("%", "!")))
 
@@ -61,11 +75,17 @@ def test_one_line_of_torch_serves_every_machine():
 
 def test_a_package_is_pinned_in_one_of_the_two_files():
     assert not set(REQUIREMENTS) & set(CONSTRAINTS)
-    assert not [name for name in {*REQUIREMENTS, *CONSTRAINTS} if name.startswith(GPU_PACKAGES) or name in ("pip", "fewshot-lib")]
+    assert not [
+        name
+        for name in {*REQUIREMENTS, *CONSTRAINTS}
+        if name.startswith(GPU_PACKAGES) or name in ("pip", "fewshot-lib")
+    ]
 
 
 def test_requirements_and_pyproject_name_the_same_packages():
-    assert {canonicalize_name(bound.name) for group in BOUNDS.values() for bound in group} == set(REQUIREMENTS)
+    assert {canonicalize_name(bound.name) for group in BOUNDS.values() for bound in group} == set(
+        REQUIREMENTS
+    )
 
 
 @pytest.mark.parametrize("bound", [bound for group in BOUNDS.values() for bound in group], ids=str)
@@ -78,9 +98,12 @@ def test_conda_takes_its_versions_from_the_same_files():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     python, pip, packages = environment["dependencies"]
     assert environment["channels"] == ["conda-forge", "nodefaults"] and pip == "pip"
-    # One option a line: of `-r requirements.txt -c constraints.txt` on one line pip drops the second, silently.
+    # One option a line: of `-r requirements.txt -c constraints.txt` on one line pip drops the second,
+    # silently.
     assert packages == {"pip": ["-r requirements.txt", "-c constraints.txt", "-e ."]}
-    assert Requirement(f"python{PROJECT['project']['requires-python']}").specifier.contains(python.removeprefix("python="))
+    assert Requirement(f"python{PROJECT['project']['requires-python']}").specifier.contains(
+        python.removeprefix("python=")
+    )
 
 
 def test_all_that_the_requirements_bring_along_is_pinned():
@@ -92,14 +115,20 @@ def test_all_that_the_requirements_bring_along_is_pinned():
         seen.add((name, extras))
         missing |= {name} - set(REQUIREMENTS) - set(CONSTRAINTS)
         for needed in map(Requirement, metadata.requires(name) or []):
-            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in {"", *extras}):
+            if needed.marker is None or any(
+                needed.marker.evaluate({"extra": extra}) for extra in {"", *extras}
+            ):
                 todo.append((canonicalize_name(needed.name), frozenset(needed.extras)))
     assert not missing, "add these to constraints.txt"
 
 
 def test_what_the_course_imports_is_a_direct_requirement():
     distributions = metadata.packages_distributions()
-    library = {canonicalize_name(bound.name) for bound in BOUNDS["library"]}
+    library = {
+        canonicalize_name(bound.name)
+        for name in ("base", "text", "multitask", "course")
+        for bound in BOUNDS[name]
+    }
     unnamed = []
     for name, source in sources():
         for package in set(imports(source)) - set(sys.stdlib_module_names) - {"fewshot_lib"}:
@@ -117,7 +146,9 @@ def test_the_command_and_the_version_exist():
 
 def test_a_cell_that_hangs_is_stopped_and_its_noise_is_not_compared():
     assert "--nbval-cell-timeout=300" in PROJECT["tool"]["pytest"]["ini_options"]["addopts"].split()
-    rules = re.findall(r"^regex: (.*)\nreplace: (.*)$", (ROOT / "tests" / "sanitize.cfg").read_text(), re.MULTILINE)
+    rules = re.findall(
+        r"^regex: (.*)\nreplace: (.*)$", (ROOT / "tests" / "sanitize.cfg").read_text(), re.MULTILINE
+    )
     text = "done in 1.3 s: 0.123456789 at <object 0x7f0011aa>, 5 shots"
     for regex, replacement in rules:
         text = re.sub(regex, replacement, text)

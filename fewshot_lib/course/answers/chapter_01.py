@@ -1,7 +1,5 @@
 """Chapter 01: drawing episodes, measuring, finding leaks."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 
@@ -11,7 +9,7 @@ def draw_classes(keys: Tensor, n_way: int) -> Tensor:
 
 
 def paired_half_width(a: Tensor, b: Tensor) -> Tensor:
-    """Accuracies a (E,), b (E,) on the same episodes -> half-width of the 95 % interval of the mean difference."""
+    """Accuracies a, b (E,) on the same episodes -> half-width of the 95 % interval of the mean difference."""
     return 1.96 * (a - b).std() / len(a) ** 0.5
 
 
@@ -34,12 +32,16 @@ def leaks(support: Tensor, query: Tensor, classes: Tensor) -> Tensor:
 MISTAKES = {
     "draw_classes": {
         "these are the keys themselves; return their positions": lambda keys, n: keys.topk(n).values,
-        "the same class can come twice: this draws with replacement": lambda keys, n: (keys[:, :n] * keys.shape[1]).long(),
+        "the same class can come twice: this draws with replacement": lambda keys, n: (
+            keys[:, :n] * keys.shape[1]
+        ).long(),
         "these are the classes with the *smallest* keys": lambda keys, n: keys.topk(n, largest=False).indices,
     },
     "paired_half_width": {
         "that is the standard deviation; how well is the mean known?": lambda a, b: 1.96 * (a - b).std(),
-        "you added two variances, as if the episodes were different ones": lambda a, b: 1.96 * ((a.var() + b.var()) / len(a)) ** 0.5,
+        "you added two variances, as if the episodes were different ones": lambda a, b: (
+            1.96 * ((a.var() + b.var()) / len(a)) ** 0.5
+        ),
         "the factor 1.96 is missing": lambda a, b: (a - b).std() / len(a) ** 0.5,
     },
     "leaks": {

@@ -1,7 +1,5 @@
 """Chapter 02: class means with a mask, the linear head, the cosine of normalised vectors, medians."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,7 +13,7 @@ def masked_means(support: Tensor, mask: Tensor) -> Tensor:
 
 
 def linear_head(means: Tensor) -> tuple[Tensor, Tensor]:
-    """means (N, d) -> weights (N, d) and biases (N,) of the Euclidean classifier, equation (4) of the chapter."""
+    """means (N, d) -> weights (N, d) and biases (N,) of the Euclidean classifier, equation (4)."""
     return 2 * means, -means.square().sum(-1)
 
 
@@ -30,20 +28,26 @@ def colleague(support: Tensor, query: Tensor) -> Tensor:
 
 
 def median_prototypes(support: Tensor) -> Tensor:
-    """support (E, N, K, d) -> median of each feature (E, N, d); of an even number, the mean of the middle two."""
+    """support (E, N, K, d) -> median of each feature (E, N, d); of an even number, the middle two's mean."""
     return torch.quantile(support, 0.5, dim=-2)
 
 
 MISTAKES = {
     "masked_means": {
-        "you averaged over the padding too; count only the examples where the mask is True": lambda s, m: s.mean(-2),
-        "padded examples are zero in your sum, but still in your count": lambda s, m: (s * m.unsqueeze(-1)).mean(-2),
+        "you averaged over the padding too; count only the examples where the mask is True": lambda s, m: (
+            s.mean(-2)
+        ),
+        "padded examples are zero in your sum, but still in your count": lambda s, m: (
+            s * m.unsqueeze(-1)
+        ).mean(-2),
     },
     "linear_head": {
         "the factor 2 is missing: multiply the square out again": lambda m: (m, -m.square().sum(-1)),
         "the sign of the bias: far-away means must be punished": lambda m: (2 * m, m.square().sum(-1)),
     },
-    "cosine_of_normalised": {"this is still the colleague's version: the means have length below 1": colleague},
+    "cosine_of_normalised": {
+        "this is still the colleague's version: the means have length below 1": colleague
+    },
     "median_prototypes": {
         "that is the mean": lambda s: s.mean(-2),
         "with two examples you took the lower one; average the middle two": lambda s: s.median(-2).values,

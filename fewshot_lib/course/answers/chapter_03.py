@@ -1,13 +1,11 @@
-"""Chapter 03: the gradient of the cross-entropy, entropy from logits, and what makes a method transductive."""
-
-from __future__ import annotations
+"""Chapter 03: the gradient of the cross-entropy, entropy from logits, what makes a method transductive."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_lib.evaluation import Method
-from fewshot_lib.finetune import entropy
+from fewshot_lib.core import Method
+from fewshot_lib.finetuning import entropy
 
 
 def gradient(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
@@ -35,7 +33,9 @@ def _naive_entropy(logits: Tensor) -> Tensor:
 MISTAKES = {
     "gradient": {
         "the sign: this is true minus predicted": lambda x, y, w: -gradient(x, y, w),
-        "this is the sum over the examples; equation (3) has the mean": lambda x, y, w: len(x) * gradient(x, y, w),
+        "this is the sum over the examples; equation (3) has the mean": lambda x, y, w: (
+            len(x) * gradient(x, y, w)
+        ),
         "you forgot to subtract the truth": lambda x, y, w: (x @ w.T).softmax(-1).T @ x / len(x),
     },
     "mean_entropy": {

@@ -1,13 +1,11 @@
-"""Chapter 05: scores of label words, calibration, what goes in for a soft prompt, and the accuracy of a seed chosen honestly."""
-
-from __future__ import annotations
+"""Chapter 05: scores of label words, calibration, what goes in for a soft prompt, a seed chosen honestly."""
 
 import torch
 from torch import Tensor
 
 
 def word_scores(logits: Tensor, words: Tensor) -> Tensor:
-    """logits (n, V), words (N, W) ids filled up with −1 -> scores (n, N): the mean logit of each class's words."""
+    """logits (n, V), words (N, W) ids filled up with −1 -> mean logit of each class's words (n, N)."""
     there = words >= 0
     found = logits[:, words.clamp_min(0)] * there
     return found.sum(-1) / there.sum(-1)
@@ -34,6 +32,14 @@ def _with_filling(logits: Tensor, words: Tensor) -> Tensor:
     return logits[:, words].mean(-1)
 
 
+def _from_the_end(ids: Tensor, table: Tensor, prompt: Tensor) -> Tensor:
+    return torch.stack([table[i] if i >= 0 else prompt[i] for i in ids.tolist()])
+
+
+def _first_only(ids: Tensor, table: Tensor, prompt: Tensor) -> Tensor:
+    return embedded(ids, table, prompt[:1].expand_as(prompt))
+
+
 def _sums(logits: Tensor, words: Tensor) -> Tensor:
     return word_scores(logits, words) * (words >= 0).sum(-1)
 
@@ -42,23 +48,23 @@ MISTAKES = {
     "word_scores": {
         "the −1 that fill up count as words: in Python, −1 is the last word of the vocabulary": _with_filling,
         "this is the sum: a class with more words would win more often": _sums,
-        "these are probabilities of the whole vocabulary: take the logits": lambda logits, words: word_scores(logits.softmax(-1), words),
+        "these are probabilities of the whole vocabulary: take the logits": lambda logits, words: word_scores(
+            logits.softmax(-1), words
+        ),
     },
     "calibrated": {
         "the sign: what it would say anyway is taken away": lambda scores, others: scores + others.mean(0),
-        "this is the mean over the classes, which changes no answer": lambda scores, others: scores - scores.mean(1, keepdim=True),
-        "this is the mean over the texts that are answered: it would make the method transductive": lambda scores, others: (
-            scores - scores.mean(0)
+        "this is the mean over the classes, which changes no answer": lambda scores, others: (
+            scores - scores.mean(1, keepdim=True)
+        ),
+        "this is the mean over the texts that are answered: it would make the method transductive": (
+            lambda scores, others: scores - scores.mean(0)
         ),
     },
     "embedded": {
-        "prompt[i] counts from the end: −1 would be the last soft token, not the first": lambda ids, table, prompt: torch.stack(
-            [table[i] if i >= 0 else prompt[i] for i in ids.tolist()]
-        ),
-        "the soft tokens are missing: a negative id is no row of the table": lambda ids, table, prompt: table[ids],
-        "here every soft token is the first one": lambda ids, table, prompt: torch.stack(
-            [table[i] if i >= 0 else prompt[0] for i in ids.tolist()]
-        ),
+        "prompt[i] counts from the end: −1 would be the last soft token, not the first": _from_the_end,
+        "the soft tokens are missing: a negative id is no row of the table": lambda ids, table, _: table[ids],
+        "here every soft token is the first one": _first_only,
     },
     "honest_accuracy": {
         "this is the dishonest author's: chosen and reported on the same episodes": lambda a: a.mean(1).max(),

@@ -1,6 +1,4 @@
-"""Chapter 07: the softmax over the edges of a node, dynamic attention, and the rule that keeps queries apart."""
-
-from __future__ import annotations
+"""Chapter 07: the softmax over a node's edges, dynamic attention, and the rule that keeps queries apart."""
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +17,7 @@ def _over_sources(scores: Tensor, target: Tensor, n_nodes: int) -> Tensor:
 
 
 def dynamic_scores(h: Tensor, w_left: Tensor, w_right: Tensor, a: Tensor) -> Tensor:
-    """h (V, d), W_l and W_r (d, c), a (c,) -> e (V, V), row: who reads, column: who is read. GATv2, equation (3) of the notebook."""
+    """h (V, d), W_l and W_r (d, c), a (c,) -> e (V, V), row: who reads, column: who is read. Equation (3)."""
     return F.leaky_relu((h @ w_right).unsqueeze(1) + (h @ w_left).unsqueeze(0), 0.2) @ a
 
 
@@ -29,6 +27,15 @@ def may_read(kind: Tensor, transductive: bool) -> Tensor:
     if not transductive:
         allowed &= (kind != 1).unsqueeze(0) | torch.eye(len(kind), dtype=torch.bool)
     return allowed
+
+
+def _static_scores(h: Tensor, w_left: Tensor, w_right: Tensor, a: Tensor) -> Tensor:
+    return F.leaky_relu((h @ w_right @ a).unsqueeze(1) + (h @ w_left @ a).unsqueeze(0), 0.2)
+
+
+def _without_itself(kind: Tensor, transductive: bool) -> Tensor:
+    everybody = torch.ones(len(kind), len(kind), dtype=torch.bool)
+    return everybody if transductive else everybody & (kind != 1)
 
 
 MISTAKES = {
@@ -42,22 +49,16 @@ MISTAKES = {
         ).exp(),
     },
     "dynamic_scores": {
-        "this is GAT: a is applied before the LeakyReLU, so all nodes rank alike": lambda h, left, right, a: F.leaky_relu(
-            (h @ right @ a).unsqueeze(1) + (h @ left @ a).unsqueeze(0), 0.2
-        ),
-        "rows and columns are turned round: the row reads (W_r), the column is read (W_l)": lambda h, left, right, a: (
-            dynamic_scores(h, left, right, a).T
+        "this is GAT: a is applied before the LeakyReLU, so all nodes rank alike": _static_scores,
+        "rows and columns are turned round: the row reads (W_r), the column is read (W_l)": (
+            lambda h, left, right, a: dynamic_scores(h, left, right, a).T
         ),
     },
     "may_read": {
-        "queries still read other queries": lambda kind, transductive: torch.ones(len(kind), len(kind), dtype=torch.bool),
-        "a query must still read itself": lambda kind, transductive: (
-            torch.ones(len(kind), len(kind), dtype=torch.bool)
-            if transductive
-            else (kind != 1).unsqueeze(0).expand(len(kind), len(kind)).clone()
-        ),
-        "it is the reading *of* queries that is forbidden: queries may read supports and classes": lambda kind, transductive: (
-            may_read(kind, True) if transductive else may_read(kind, False).T
+        "queries still read other queries": lambda kind, transductive: may_read(kind, True),
+        "a query must still read itself": _without_itself,
+        "it is the reading *of* queries that is forbidden: queries may read supports and classes": (
+            lambda kind, transductive: may_read(kind, transductive).T
         ),
     },
 }

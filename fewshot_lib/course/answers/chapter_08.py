@@ -1,13 +1,16 @@
-"""Chapter 08: PCGrad for any number of tasks, the loss of uncertainty weighting, and how often each task is dealt."""
-
-from __future__ import annotations
+"""Chapter 08: PCGrad for many tasks, the loss of uncertainty weighting, how often each task is dealt."""
 
 import torch
 from torch import Tensor
 
+from fewshot_lib.multitask import sampling_probabilities
+
 
 def pcgrad_step(gradients: Tensor, order: Tensor) -> Tensor:
-    """gradients (T, P), order (T,) -> step (P,): every gradient meets the *original* others in this order, and loses what conflicts."""
+    """gradients (T, P), order (T,) -> step (P,): each gradient meets the *original* others in this order.
+
+    It loses what conflicts.
+    """
     step = torch.zeros(gradients.shape[1])
     for i in range(len(gradients)):
         g = gradients[i].clone()
@@ -51,34 +54,38 @@ def uncertainty_loss(losses: Tensor, log_variances: Tensor) -> Tensor:
     return (0.5 * (-log_variances).exp() * losses + 0.5 * log_variances).sum()
 
 
-def task_probabilities(sizes: Tensor, temperature: float) -> Tensor:
-    """sizes (T,), positive -> p (T,) with p_t ∝ n_t^(1/τ)."""
-    weights = sizes.double() ** (1 / temperature)
-    return (weights / weights.sum()).float()
-
-
 MISTAKES = {
     "pcgrad_step": {
         "only a conflict is taken off: where the product is positive, the gradient stays": _always,
-        "each gradient meets the *original* others, not those that have already lost something": _against_projected,
+        "each gradient meets the *original* others, not those that have already lost something": (
+            _against_projected
+        ),
         "one after the other: the second product is taken with what the first has left": _all_at_once,
-        "PCGrad adds the projected gradients up; this is their mean": lambda g, order: pcgrad_step(g, order) / len(g),
+        "PCGrad adds the projected gradients up; this is their mean": lambda g, order: (
+            pcgrad_step(g, order) / len(g)
+        ),
     },
     "uncertainty_loss": {
-        "without the term ½ s nothing keeps the variances small, and all losses count for nothing": lambda losses, s: (
-            0.5 * (-s).exp() * losses
+        "without the term ½ s nothing keeps the variances small, and all losses count for nothing": (
+            lambda losses, s: (0.5 * (-s).exp() * losses).sum()
+        ),
+        "a large variance must make a loss count less: e^{−s}": lambda losses, s: (
+            0.5 * s.exp() * losses + 0.5 * s
         ).sum(),
-        "a large variance must make a loss count less: e^{−s}": lambda losses, s: (0.5 * s.exp() * losses + 0.5 * s).sum(),
-        "s is the *log*-variance: the weight is ½ e^{−s}, not ½ / s²": lambda losses, s: (0.5 * losses / s.square() + s.log()).sum(),
+        "s is the *log*-variance: the weight is ½ e^{−s}, not ½ / s²": lambda losses, s: (
+            0.5 * losses / s.square() + s.log()
+        ).sum(),
         "both terms have the factor ½": lambda losses, s: ((-s).exp() * losses + s).sum(),
     },
-    "task_probabilities": {
+    "sampling_probabilities": {
         "the exponent is 1/τ: a high temperature makes tasks more alike": lambda sizes, temperature: (
-            sizes.double() ** temperature / (sizes.double() ** temperature).sum()
-        ).float(),
-        "this is a softmax of the sizes: the largest task would get nearly everything": lambda sizes, temperature: (
-            (sizes.double() / temperature).softmax(0).float()
+            sampling_probabilities(sizes, 1 / temperature)
         ),
-        "this is proportional to the sizes, whatever the temperature": lambda sizes, temperature: sizes / sizes.sum(),
+        "this is a softmax of the sizes: the largest task would get nearly everything": (
+            lambda sizes, temperature: (sizes.double() / temperature).softmax(0).float()
+        ),
+        "this is proportional to the sizes, whatever the temperature": lambda sizes, temperature: (
+            sizes / sizes.sum()
+        ),
     },
 }

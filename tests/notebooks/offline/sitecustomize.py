@@ -1,6 +1,7 @@
 """Put on PYTHONPATH of a kernel, this closes the network: only connections to this very machine are allowed.
 
-Python imports a module of this name at start. Kernels talk to their client over the loopback, so that stays open.
+Python imports a module of this name at start. Kernels talk to their client over the loopback, so that stays
+open.
 """
 
 import socket

@@ -1,0 +1,45 @@
+"""What every chapter needs (01): episodes, their evaluation, training, and how arguments are refused.
+
+A *method* is a function of E episodes at once, of N ways, K shots and M queries each,
+
+    support (E, N, K, d), query (E, M, d)  ->  logits (E, M, N),
+
+that declares whether it is ``transductive``: whether an answer may depend on the other queries.
+"""
+
+from fewshot_lib.core.checks import (
+    check_axes,
+    check_shapes,
+    check_steps,
+    extra,
+    one_of,
+    positive,
+    whole_number,
+)
+from fewshot_lib.core.episodes import Episodes, EpisodeSampler, shot_range, with_fewer_queries
+from fewshot_lib.core.evaluation import (
+    EpisodeResults,
+    Method,
+    PairedDifference,
+    accuracy_per_episode,
+    compare_paired,
+    evaluate,
+    few_shot_method,
+    half_width,
+    masked_mean,
+    mean_interval,
+    over_seeds,
+)
+from fewshot_lib.core.training import (
+    History,
+    Loop,
+    Settings,
+    Stateful,
+    autocast,
+    evaluation_mode,
+    fit,
+    one_cycle,
+    pick_device,
+    seed_everything,
+    train_classifier,
+)

@@ -1,0 +1,243 @@
+"""Measuring few-shot learners: an accuracy per episode, a mean, and how sure we are of it.
+
+Accuracy varies a lot between episodes (5-way 1-shot: a standard deviation near 10 points). Over E episodes
+with standard deviation s the mean is known to ± t·s/√E, the 95 % confidence interval: s says how episodes
+differ and does not shrink with E; the interval says how well the mean is known, and does. Two methods are
+compared on the *same* episodes, through the interval of their difference: what makes an episode hard is
+common to both, and cancels. The interval over episodes speaks of this trained model; with several training
+seeds it is taken over the seeds' means.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from fewshot_lib.core.checks import check_supports, whole_number
+from fewshot_lib.core.episodes import Episodes
+
+
+class Method(Protocol):
+    """A few-shot method: (support (E, N, K, d), query (E, M, d)) -> logits (E, M, N).
+
+    On padded episodes it also gets support_mask (E, N, K), and a transductive one query_mask (E, M). One that
+    ``uses_names`` also takes names (E, N, d): features of the names of the episode's classes.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def transductive(self) -> bool: ...
+
+    def __call__(self, support: Tensor, query: Tensor, **extra: Tensor | None) -> Tensor: ...
+
+
+def few_shot_method(
+    name: str, *, transductive: bool, uses_names: bool = False
+) -> Callable[[Callable[..., Tensor]], Method]:
+    """Declares a function a few-shot method, and whether its answers may depend on the *other* queries.
+
+    A transductive method is often more accurate, but it needs all queries before it answers, and it may
+    exploit that a benchmark's queries are balanced.
+    """
+
+    def declare(function: Any) -> Method:
+        function.name, function.transductive, function.uses_names = name, transductive, uses_names
+        return function
+
+    return declare
+
+
+@dataclass(frozen=True, eq=False)
+class EpisodeResults:
+    """Accuracies (S, E) of a method on E episodes: a row per training seed (S = 1 if nothing is trained)."""
+
+    accuracies: Tensor
+    method: str
+    transductive: bool
+    n_way: int
+    n_shot: int
+    n_query: int
+    episodes_fingerprint: str
+
+    kind: ClassVar[str] = "accuracy"
+
+    @classmethod
+    def of(cls, accuracies: Tensor, method: Method, episodes: Episodes, /, **changed: Any) -> Self:
+        """Of accuracies (E,), or (S, E), of a method on these episodes; ``changed``: fields that differ."""
+        facts = {name: getattr(episodes, name) for name in ("n_way", "n_shot", "n_query")}
+        facts |= {"method": method.name, "transductive": method.transductive}
+        facts |= {"episodes_fingerprint": episodes.fingerprint()} | changed
+        return cls(torch.atleast_2d(accuracies).cpu(), **facts)
+
+    @property
+    def n_seeds(self) -> int:
+        return self.accuracies.shape[0]
+
+    @property
+    def n_episodes(self) -> int:
+        return self.accuracies.shape[1]
+
+    @property
+    def mean(self) -> float:
+        return self.accuracies.mean().item()
+
+    @property
+    def std(self) -> float:
+        """Standard deviation between episodes (seeds averaged): how they differ, not how sure the mean is."""
+        return self.accuracies.mean(0).std().item()
+
+    @property
+    def ci95(self) -> float:
+        """Half-width of the mean's 95 % t-interval: over seeds if there are several, else over episodes."""
+        return half_width(self.accuracies.mean(1) if self.n_seeds > 1 else self.accuracies[0])
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return self.mean - self.ci95, self.mean + self.ci95
+
+    @property
+    def in_words(self) -> str:
+        """For a sentence: "85.0% (95 % interval 84.5% to 85.5%)"."""
+        low, high = self.interval
+        return f"{self.mean:.1%} (95 % interval {low:.1%} to {high:.1%})"
+
+    def __str__(self) -> str:
+        seeds = f", {self.n_seeds} seeds" if self.n_seeds > 1 else ""
+        kind = "transductive" if self.transductive else "inductive"
+        episodes = f"{self.n_way}-way {self.n_shot}-shot, {self.n_query} queries per class"
+        size = f"{self.n_episodes:,} episodes{seeds}"
+        return f"{self.method}: {self.mean:.1%} ± {self.ci95:.1%} ({episodes}, {size}, {kind})"
+
+
+@dataclass(frozen=True, eq=False)
+class PairedDifference(EpisodeResults):
+    """Accuracy of ``method`` minus that of ``against``, episode by episode: ``accuracies`` (S, E)."""
+
+    against: str = ""
+
+    kind: ClassVar[str] = "difference"
+
+    @property
+    def in_words(self) -> str:
+        """For a sentence: "+3.1 points (95 % interval +2.0 to +4.2)"."""
+        # + 0.0: no "-0.0"
+        mean, low, high = (round(100 * value, 1) + 0.0 for value in (self.mean, *self.interval))
+        return f"{mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
+
+    @property
+    def verdict(self) -> str:
+        low, high = self.interval
+        return "better than" if low > 0 else ("worse than" if high < 0 else "not told apart from")
+
+    def __str__(self) -> str:
+        sentence = f"{self.method} is {self.verdict} {self.against}: {self.in_words}"
+        return f"{sentence}, {self.n_episodes:,} episodes"
+
+
+def half_width(values: Tensor) -> float:
+    """Half-width of the 95 % t-interval of the mean of independent values (n,); infinite for n < 2."""
+    from scipy.special import stdtrit  # scipy.stats would say the same, and takes seconds to import
+
+    if (n := values.numel()) < 2:
+        return math.inf
+    return float(stdtrit(n - 1, 0.975)) * values.double().std().item() / math.sqrt(n)
+
+
+def mean_interval(values: Tensor) -> tuple[float, float]:
+    """95 % t-interval of the mean of independent values (n,): (low, high)."""
+    mean, half = values.double().mean().item(), half_width(values)
+    return mean - half, mean + half
+
+
+def accuracy_per_episode(logits: Tensor, query_labels: Tensor, query_mask: Tensor | None = None) -> Tensor:
+    """logits (E, M, N), query_labels (E, M) -> accuracies (E,); masked-out queries do not count."""
+    exact = torch.float32 if logits.device.type == "mps" else torch.float64  # Apple GPUs have no float64
+    correct = (logits.argmax(-1) == query_labels).to(exact)
+    if query_mask is None:
+        return correct.mean(-1)
+    return (correct * query_mask).sum(-1) / query_mask.sum(-1)
+
+
+@torch.no_grad()
+def evaluate(
+    method: Method,
+    episodes: Episodes,
+    features: Tensor,
+    batch_size: int = 1000,
+    *,
+    names: Tensor | None = None,
+) -> EpisodeResults:
+    """Runs a method on all episodes, ``batch_size`` at a time, on the device of the features.
+
+    features: (n, d), or whatever the method takes, of the whole data set. names: (C, d), one row per class of
+    the data set, for methods that use the names of the classes.
+    """
+    _refuse(method, episodes, features, batch_size, names)
+    accuracies = []
+    for start in range(0, len(episodes), batch_size):
+        batch = episodes[start : start + batch_size].to(features.device)
+        extra = {"support_mask": batch.support_mask} if episodes.is_padded else {}
+        if episodes.is_padded and method.transductive:
+            extra["query_mask"] = batch.query_mask  # queries that were left out must not take part
+        if names is not None and getattr(method, "uses_names", False):
+            extra["names"] = names[batch.classes]
+        logits = method(features[batch.support], features[batch.query], **extra)
+        accuracies.append(accuracy_per_episode(logits, batch.query_labels, batch.query_mask))
+    return EpisodeResults.of(torch.cat(accuracies), method, episodes)
+
+
+def _refuse(
+    method: Method, episodes: Episodes, features: Tensor, batch_size: int, names: Tensor | None
+) -> None:
+    """What ``evaluate`` cannot run, said before it runs."""
+    if not isinstance(getattr(method, "transductive", None), bool):
+        fix = "which does not say whether it is transductive: declare it with @few_shot_method(...)"
+        raise TypeError(f"`method` is {method!r}, {fix}.")
+    whole_number(1, batch_size=batch_size)
+    if not len(episodes):
+        raise ValueError("`episodes` is empty: sample at least 1.")
+    check_supports(episodes.support_mask)
+    last = int(max(episodes.support.max(), episodes.query.max()))
+    if last >= len(features):
+        found = f"`features` has {len(features)} rows: they belong to different data sets"
+        raise ValueError(f"`episodes` use row {last} but {found}.")
+    if getattr(method, "uses_names", False):
+        if names is None:
+            found = f"{method.name!r} uses the names of the classes"
+            raise ValueError(f"`names` is missing: {found}. Give one row per class.")
+        if len(names) <= (highest := int(episodes.classes.max())):
+            found = f"{len(names)} rows but an episode holds class {highest}"
+            raise ValueError(f"`names` has {found}: give one row per class.")
+
+
+def over_seeds(results: list[EpisodeResults]) -> EpisodeResults:
+    """Puts runs of one method with several training seeds, on the same episodes, into one result (S, E)."""
+    methods = sorted({result.method for result in results})
+    if len(methods) != 1:
+        raise ValueError(f"`results` are of {methods}: give at least one, and all of the same method.")
+    if len({result.episodes_fingerprint for result in results}) > 1:
+        raise ValueError("`results` were measured on different episodes: evaluate every seed on the same.")
+    return replace(results[0], accuracies=torch.cat([result.accuracies for result in results]))
+
+
+def compare_paired(a: EpisodeResults, b: EpisodeResults) -> PairedDifference:
+    """a minus b, on the same episodes and seeds; one without training is compared with every seed."""
+    if a.episodes_fingerprint != b.episodes_fingerprint:
+        fix = "sample once, and evaluate both methods on the same Episodes"
+        raise ValueError(f"`a` and `b` were measured on different episodes: {fix}.")
+    if a.n_seeds != b.n_seeds and 1 not in (a.n_seeds, b.n_seeds):
+        found = f"`a` has {a.n_seeds} training seeds and `b` has {b.n_seeds}"
+        raise ValueError(f"{found}: compare runs with the same seeds.")
+    facts = vars(a) | {"accuracies": a.accuracies - b.accuracies}
+    facts |= {"transductive": a.transductive or b.transductive, "against": b.method}
+    return PairedDifference(**facts)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the last axis of the values where mask is True: (..., n), (..., n) -> (...)."""
+    return values.masked_fill(~mask, 0).sum(-1) / mask.sum(-1)

@@ -1,0 +1,269 @@
+"""The rules that every committed notebook keeps, each a function that yields what breaks it.
+
+What a notebook must contain, in words that are looked for:
+
+- a first cell that opens with ``# ``; "After this notebook you can"; a ``parameters`` cell;
+- a cell tagged ``nbval-check-output``: toy numbers, the same in every profile, which the tests compare;
+- a "Predict" prompt (a heading or bold text), and headings with "Quiz" (three questions or more, each answer
+  in ``<details>``), "Recap" and "References";
+- three exercises or more: a code cell tagged ``exercise`` with the stub and ``course.check``, before it three
+  ``<details>`` whose summary says "Hint", after it the solution in a markdown cell tagged ``solution``.
+
+A notebook whose metadata say ``"fewshot": {"kind": "start"}`` needs only the first two lines of these.
+"""
+
+import ast
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from fewshot_lib.course.authoring.normalise import normalised
+from fewshot_lib.course.lesson import PARAMETER_DEFAULTS
+from fewshot_lib.course.running.execution import read_notebook
+from fewshot_lib.course.running.parameters import TAG, declared, tags
+from fewshot_lib.course.running.solutions import EXERCISE, solution_of
+
+MAX_BYTES, MAX_LINES, MAX_COLUMNS, MAX_IMPORTS = 1_000_000, 45, 110, 12
+N_EXERCISES, N_HINTS, N_QUESTIONS = 3, 3, 3
+CHECKED = "nbval-check-output"
+
+_FORBIDDEN = {
+    r"^\s*(?:!\s*|%%?)[A-Za-z]": "a shell or magic command: notebooks are plain Python",
+    r"\bsys\.path\b": "sys.path: install fewshot_lib instead",
+    r"\binteract(ive|ive_output)?\(": "an ipywidgets call: use course.explore, which also works without them",
+    r"\bplt\.show\(": "plt.show(): use course.show(fig, alt=...), which needs an alternative text",
+}
+_FOLDERS = "home|Users|root|tmp|var|usr|opt|mnt|work|private|content|etc"
+_ABSOLUTE_PATH = re.compile(rf"(?<![\w.:/~-])/(?:{_FOLDERS})/[\w.~-]|\b[A-Z]:\\\\?\w")
+_ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}\b")
+_CODE_OR_MATH = re.compile(r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$", re.DOTALL)
+_TYPED_PERCENT = re.compile(r"\d+[.,]\d+\s?(?:%|percent\b)")
+_MARKDOWN_IMAGE = re.compile(r"!\[([^\]]*)\]\(\s*<?([^)\s>]*)")
+_SUMMARY_WITHOUT_BLANK_LINE = re.compile(r"</summary>(?![ \t]*\n[ \t]*\n)")
+_HINT = re.compile(r"<details>\s*<summary>[^<]*\bHint\b", re.IGNORECASE)
+_LIBRARY_IMPORT = re.compile(r"^(?:from|import) fewshot_lib\b", re.MULTILINE)
+
+
+def lint(path: Path) -> list[str]:
+    """What is wrong with the notebook at ``path``, one sentence each; empty if nothing is."""
+    size = path.stat().st_size
+    too_large = [f"the file has {size:,} bytes: keep it under {MAX_BYTES:,}."] if size > MAX_BYTES else []
+    try:
+        notebook = read_notebook(path)
+    except ValueError as error:
+        return [str(error)]
+    problems = too_large + [problem for rule in RULES for problem in rule(notebook)]
+    if not problems and nbformat.writes(normalised(notebook)) + "\n" != path.read_text(encoding="utf-8"):
+        return ["the file holds more than a reader sees: run `fewshot record` on it."]
+    return problems
+
+
+def _numbered(notebook: NotebookNode, kind: str) -> Iterator[tuple[str, NotebookNode]]:
+    return ((f"cell {i}", cell) for i, cell in enumerate(notebook.cells, start=1) if cell.cell_type == kind)
+
+
+def _is_start(notebook: NotebookNode) -> bool:
+    return notebook.metadata.get("fewshot", {}).get("kind") == "start"
+
+
+def executed_in_order(notebook: NotebookNode) -> Iterator[str]:
+    """Every code cell was run once, from the top."""
+    for expected, (where, cell) in enumerate(_numbered(notebook, "code"), start=1):
+        if not cell.source.strip():
+            yield f"{where}: an empty code cell."
+        elif (count := cell.execution_count) != expected:
+            yield f"{where}: its execution count is {count} and should be {expected}: run `fewshot record`."
+            return
+
+
+def clean_outputs(notebook: NotebookNode) -> Iterator[str]:
+    """No errors and no warnings among the outputs; widgets are found with all that recording removes."""
+    for where, cell in _numbered(notebook, "code"):
+        for output in cell.outputs:
+            if output.output_type == "error":
+                yield f"{where}: the error {output.ename} is stored."
+            elif output.output_type == "stream" and output.name == "stderr":
+                yield f"{where}: a warning is stored ({output.text.strip()[:60]!r}): deal with its cause."
+
+
+class _Images(HTMLParser):
+    """Attributes of every <img> of a piece of HTML."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[dict[str, str | None]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "img":
+            self.found.append(dict(attrs))
+
+
+def alternative_texts(notebook: NotebookNode) -> Iterator[str]:
+    """Every picture says in words what it shows, and none comes from the network."""
+    for where, cell in _numbered(notebook, "code"):
+        for data in (output.get("data", {}) for output in cell.outputs):
+            images = _Images("".join(data.get("text/html", ""))).found
+            if any(kind.startswith("image/") for kind in data) and not images:
+                yield f"{where}: a figure without alternative text: show it with course.show(fig, alt=...)."
+            if not all((image.get("alt") or "").strip() for image in images):
+                yield f"{where}: an image in the output has an empty alt."
+    for where, cell in _numbered(notebook, "markdown"):
+        text = _CODE_OR_MATH.sub("", cell.source)
+        found = [(image.get("alt") or "", image.get("src") or "") for image in _Images(text).found]
+        for alt, source in found + _MARKDOWN_IMAGE.findall(text):
+            name = f"{where}: the image {source[:60]!r}"
+            if not alt.strip():
+                yield f"{name} has no alternative text."
+            if re.match(r"(https?:)?//", source):
+                yield f"{name} comes from the network: ship it with the repository."
+
+
+def nothing_of_this_machine(notebook: NotebookNode) -> Iterator[str]:
+    """No absolute path and no memory address, in code or output."""
+    for number, cell in enumerate(notebook.cells, start=1):
+        texts = [cell.source]
+        for output in cell.get("outputs", []):
+            seen = {kind: data for kind, data in output.get("data", {}).items() if kind.startswith("text/")}
+            texts += [output.get("text", ""), *map("".join, seen.values())]
+        for text in texts:
+            text = re.sub(r"data:image/[\w+;,=/\s-]*", "", text)
+            if match := _ABSOLUTE_PATH.search(text):
+                path = text[match.start() : match.end() + 20].splitlines()[0]
+                yield f"cell {number}: an absolute path ({path!r})."
+            if match := _ADDRESS.search(text):
+                yield f"cell {number}: a memory address ({match[0]}), which changes with every run."
+
+
+def plain_short_code(notebook: NotebookNode) -> Iterator[str]:
+    """Short cells of short lines of plain Python, and few imports."""
+    for where, cell in _numbered(notebook, "code"):
+        lines = cell.source.splitlines()
+        if len(lines) > MAX_LINES:
+            yield f"{where}: {len(lines)} lines of code; split it, {MAX_LINES} are the most."
+        if (widest := max(map(len, lines), default=0)) > MAX_COLUMNS:
+            yield f"{where}: a line of code has {widest} columns; {MAX_COLUMNS} are the most."
+        for pattern, problem in _FORBIDDEN.items():
+            if re.search(pattern, cell.source, re.MULTILINE):
+                yield f"{where}: {problem}."
+    source = "\n".join(cell.source for _, cell in _numbered(notebook, "code"))
+    n_imports = len(_LIBRARY_IMPORT.findall(source))
+    if n_imports > MAX_IMPORTS:
+        yield f"{n_imports} imports from fewshot_lib; {MAX_IMPORTS} are the most: one per room."
+
+
+def toy_numbers(notebook: NotebookNode) -> Iterator[str]:
+    """Some cell's output is compared when the tests run the notebook; what is compared is text."""
+    checked = [(where, cell) for where, cell in _numbered(notebook, "code") if CHECKED in tags(cell)]
+    if not checked:
+        yield f"no cell is tagged {CHECKED!r}: tag the toy numbers, which are the same in every profile."
+    for where, cell in checked:
+        if not cell.outputs:
+            yield f"{where}: it is tagged {CHECKED!r} and has no output to compare."
+        if any(kind.startswith("image/") for output in cell.outputs for kind in output.get("data", {})):
+            yield f"{where}: it is tagged {CHECKED!r}, but a figure differs between machines."
+
+
+def parameters_cell(notebook: NotebookNode) -> Iterator[str]:
+    """One cell of literals with the course's names and defaults, before the library; all are used."""
+    try:
+        found = declared(notebook)
+    except ValueError as error:
+        yield str(error)
+        return
+    for name, default in PARAMETER_DEFAULTS.items():
+        if name not in found:
+            yield f"the parameters cell does not declare {name!r}."
+        elif repr(found[name]) != repr(default):  # True is not 1 here
+            yield f"the parameters cell sets {name} = {found[name]!r}; every notebook starts at {default!r}."
+    code = [cell for _, cell in _numbered(notebook, "code")]
+    before = itertools.takewhile(lambda cell: TAG not in tags(cell), code)
+    if any("fewshot_lib" in cell.source for cell in before):
+        yield "fewshot_lib is imported before the parameters cell."
+    for name in found.keys() - {name for cell in code for name in _names_read(cell.source)}:
+        yield f"the parameter {name!r} is declared and never used."
+
+
+def _names_read(source: str) -> set[str]:
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # the rule about plain Python names this cell
+        return set()
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    return {name.id for name in names if isinstance(name.ctx, ast.Load)}
+
+
+def sections(notebook: NotebookNode) -> Iterator[str]:
+    """The parts that every chapter has."""
+    first = notebook.cells[0] if notebook.cells else None
+    if first is None or first.cell_type != "markdown" or not first.source.startswith("# "):
+        yield "the first cell does not open with the title, `# `."
+    prose = "\n".join(cell.source for _, cell in _numbered(notebook, "markdown"))
+    needed = {"After this notebook you can": r"After this notebook you can"}
+    if not _is_start(notebook):
+        needed["a Predict prompt"] = r"^(?:#+ |>? ?\*\*)Predict"
+        needed |= {f"a heading {name!r}": rf"^#+ .*\b{name}\b" for name in ("Quiz", "Recap", "References")}
+    for name, pattern in needed.items():
+        if not re.search(pattern, prose, re.MULTILINE):
+            yield f"it lacks {name}."
+    quiz = re.split(r"^#+ .*\bQuiz\b.*$", prose, maxsplit=1, flags=re.MULTILINE)
+    if len(quiz) == 2:
+        n_questions = re.split(r"^#+ ", quiz[1], maxsplit=1, flags=re.MULTILINE)[0].count("<details>")
+        if n_questions < N_QUESTIONS:
+            yield f"the quiz has {n_questions} answers in <details>; {N_QUESTIONS} are the least."
+
+
+def markdown_form(notebook: NotebookNode) -> Iterator[str]:
+    """Collapsed parts that render, and no measured number typed by hand."""
+    for where, cell in _numbered(notebook, "markdown"):
+        if _SUMMARY_WITHOUT_BLANK_LINE.search(cell.source):
+            yield f"{where}: no blank line after </summary>, so the markdown below it is not rendered."
+        if cell.source.count("<details>") != cell.source.count("</details>"):
+            yield f"{where}: a <details> is not closed in the same cell."
+        if match := _TYPED_PERCENT.search(_CODE_OR_MATH.sub("", cell.source)):
+            yield f"{where}: the number {match[0]!r} is typed by hand: compute it and use course.say."
+
+
+def exercises(notebook: NotebookNode) -> Iterator[str]:
+    """Each exercise has its hints, a stub, a check and a solution."""
+    positions = [i for i, cell in enumerate(notebook.cells) if EXERCISE in tags(cell)]
+    if len(positions) < N_EXERCISES and not _is_start(notebook):
+        yield f"it has {len(positions)} exercises; {N_EXERCISES} are the least."
+    for i in positions:
+        where, cell = f"cell {i + 1}", notebook.cells[i]
+        before = itertools.takewhile(lambda c: c.cell_type == "markdown", reversed(notebook.cells[:i]))
+        hints = len(_HINT.findall("\n".join(cell.source for cell in before)))
+        if hints != N_HINTS:
+            yield f"{where}: the exercise has {hints} hints in <details> before it; it needs {N_HINTS}."
+        yield from (f"{where}: {problem}" for problem in _stub_problems(cell.source, solved=False))
+        try:
+            solution = solution_of(notebook, i)
+        except ValueError as error:
+            yield f"{where}: {error}"
+            continue
+        yield from (f"{where}, its solution: {problem}" for problem in _stub_problems(solution, solved=True))
+
+
+def _stub_problems(source: str, solved: bool) -> Iterator[str]:
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except SyntaxError as error:
+        yield f"it is not Python ({error.msg})."
+        return
+    called = {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
+    for name in {"course.exercise", "course.check"} - called:
+        yield f"it does not call {name}."
+    returned = [part for node in nodes if isinstance(node, ast.Return) for part in ast.walk(node)]
+    has_hole = any(isinstance(part, ast.Constant) and part.value is ... for part in returned)
+    if has_hole == solved:
+        yield "it still returns `...`." if solved else "it has no `return ...` to be replaced."
+
+
+_OF_RUNS = executed_in_order, clean_outputs, alternative_texts, nothing_of_this_machine, toy_numbers
+_OF_WRITING = plain_short_code, parameters_cell, sections, markdown_form, exercises
+RULES: tuple[Callable[[NotebookNode], Iterator[str]], ...] = _OF_RUNS + _OF_WRITING

@@ -1,0 +1,1 @@
+"""Running notebooks from the command line."""

@@ -1,0 +1,1 @@
+"""What is wrong with a data set: leaks, duplicates, and what inspect says."""

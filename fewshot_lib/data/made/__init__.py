@@ -1,0 +1,1 @@
+"""Sets made from what is installed."""

@@ -1,0 +1,1 @@
+"""Your own data: files and folders, and the split of their classes."""

@@ -1,0 +1,1 @@
+"""Published sets: downloaded once, checked, in their split families."""

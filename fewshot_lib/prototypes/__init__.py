@@ -1,0 +1,24 @@
+"""Prototype classifiers (02): a class is the mean of its few examples, by cosine or by distance (``means``).
+
+Beside them the baselines that every result must be compared with (``baselines``): names alone, names +
+prototypes, SimpleShot, logistic regression.
+"""
+
+from fewshot_lib.prototypes.baselines import (
+    NAME_TEMPLATE,
+    centred,
+    logistic_regression,
+    name_features,
+    name_mix,
+    simple_shot,
+    zero_shot,
+)
+from fewshot_lib.prototypes.means import (
+    class_means,
+    cosine_logits,
+    cosine_prototypes,
+    euclidean_prototypes,
+    prototypical_loss,
+    squared_euclidean_logits,
+    train_prototypical,
+)

@@ -1,0 +1,97 @@
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import fewshot_lib
+from fewshot_lib.course.running import execution
+from fewshot_lib.course.running.execution import execute, find_notebooks, kernel_environment, write_whole
+
+REPORT = """import os, sys, fewshot_lib
+print(sys.executable, os.getcwd(), fewshot_lib.__file__)
+print(*(os.environ.get(name) for name in ("FEWSHOT_STATIC", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "GONE")))"""
+FAILS = "def f():\n    return 1 / 0\n\ny = 2\nf()"
+BROKEN_SPEC = '{"argv": ["no-such-python", "{connection_file}"], "display_name": "x", "language": "python"}'
+
+
+@pytest.fixture
+def run(notebook, tmp_path):
+    def run_it(*cells, timeout=60, **options):
+        environment = kernel_environment(1, GONE=None)
+        return execute(notebook(*cells), tmp_path, environment=environment, timeout=timeout, **options)
+
+    return run_it
+
+
+def test_the_kernel_is_this_interpreter_whatever_is_installed(run, code, tmp_path, monkeypatch):
+    kernel = tmp_path / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel.json").write_text(BROKEN_SPEC)
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    monkeypatch.setenv("GONE", "yes")
+    seen = []
+    outcome = run(code(REPORT), code("1 + 1"), on_cell=seen.append)
+    assert not outcome.failure and seen == [0, 1]
+    where, settings = outcome.notebook.cells[0].outputs[0].text.splitlines()
+    assert where == f"{sys.executable} {tmp_path} {fewshot_lib.__file__}"
+    assert settings == "1 1 1 None"
+    assert outcome.notebook.cells[1].outputs[0].data["text/plain"] == "2"
+    assert "execution" not in outcome.notebook.cells[0].metadata
+
+
+def test_a_failure_names_cell_heading_line_and_error(run, code, text):
+    before = [text("# Title"), code("a = 1", "parameters"), code("a = 2", "injected-parameters")]
+    after = code("b = 1")
+    failure = run(*before, text("## Toy\n\nwords"), code(FAILS), after).failure
+    # counted as in the file on disk, which has no injected cell
+    assert failure == "cell 4, under 'Toy', at `f()`: ZeroDivisionError: division by zero"
+    assert after.execution_count is None
+
+
+def test_a_cell_that_takes_too_long_is_stopped(run, code):
+    outcome = run(code("x = 1"), code("# wait\nimport time; time.sleep(60)"), timeout=1)
+    assert outcome.failure.startswith("cell 2, at `import time; time.sleep(60)`: it took more than 1 s")
+    assert outcome.seconds < 50
+
+
+def test_a_kernel_that_dies_is_noticed(run, code):
+    failure = run(code("import os; os._exit(1)")).failure
+    assert failure.startswith("cell 1, at") and "died" in failure
+
+
+def test_threads_and_library_reach_the_kernel_and_nothing_else_changes():
+    before = dict(os.environ)
+    made = kernel_environment(3, FEWSHOT_PROFILE=None, PYTHONHASHSEED="0")
+    assert made["OMP_NUM_THREADS"] == made["MKL_NUM_THREADS"] == "3" and made["PYTHONHASHSEED"] == "0"
+    first = Path(made["PYTHONPATH"].split(os.pathsep)[0])
+    assert first / "fewshot_lib" == Path(fewshot_lib.__file__).resolve().parent
+    assert dict(os.environ) == before
+    assert 1 <= execution.cores() <= os.cpu_count()
+
+
+def test_notebooks_are_found_by_path_directory_and_beginning(written, notebook, code, monkeypatch, tmp_path):
+    paths = [written(notebook(code("a")), name) for name in ("02_b", "00_a", "01_c")]
+    monkeypatch.chdir(tmp_path)
+    assert [path.stem for path in find_notebooks()] == ["00_a", "01_c", "02_b"]
+    assert [path.stem for path in find_notebooks(["02", "notebooks"])] == ["02_b", "00_a", "01_c"]
+    assert find_notebooks([str(paths[0])]) == [paths[0]]
+    with pytest.raises(ValueError, match=r"no notebook '03'.*00_a, 01_c, 02_b"):
+        find_notebooks(["01", "03"])
+
+
+@pytest.mark.parametrize("content", ["not json", "{}", '{"nbformat": 4, "nbformat_minor": 5}'])
+def test_a_file_that_is_no_notebook_is_named(tmp_path, content):
+    path = tmp_path / "x.ipynb"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=re.escape(f"{path} is not a notebook")):
+        execution.read_notebook(path)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "x.txt"
+    write_whole(path, "old\n")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(path, "new" * 10_000 + "\ud800")
+    assert path.read_bytes() == b"old\n" and list(tmp_path.iterdir()) == [path]
