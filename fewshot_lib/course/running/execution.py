@@ -5,9 +5,11 @@ time, so their number is set before the kernel starts. A cell that waits for eve
 """
 
 import asyncio
+import contextlib
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
@@ -106,21 +108,45 @@ def write_whole(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-class _SignalsStayOurs(asyncio.SelectorEventLoop):
-    """Ctrl-C cancels the whole run: nbclient would take it as the end of this one notebook."""
+def _interruptible(work: Coroutine[Any, Any, Any]) -> None:
+    """Runs a coroutine in a thread, so that Ctrl-C reaches this one and ends the work in order.
 
-    def add_signal_handler(self, *_: Any) -> None:  # type: ignore[override]
-        raise NotImplementedError
+    In the main thread nbclient takes the signal for itself, and the run would go on with the next notebook;
+    and there a loop may be running already, as in Jupyter.
+    """
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(_to_the_end(work))
+
+    def drive() -> None:
+        asyncio.set_event_loop(loop)
+        with contextlib.suppress(BaseException):  # kept in the task, and raised from there below
+            loop.run_until_complete(task)
+        loop.close()
+        finished.set()
+
+    # An event, since a thread whose join() was interrupted counts as ended in Python 3.11; in short waits,
+    # since a wait without limit cannot be interrupted on Windows.
+    finished = threading.Event()
+    threading.Thread(target=drive).start()
+    try:
+        while not finished.wait(0.2):
+            pass
+    except KeyboardInterrupt:
+        loop.call_soon_threadsafe(task.cancel)
+        finished.wait()
+        raise
+    task.result()
 
 
-async def _cancellable(work: Coroutine[Any, Any, Any]) -> None:
-    """nbclient takes a cancelled run for a dead kernel: here it is what it was again."""
+async def _to_the_end(work: Coroutine[Any, Any, Any]) -> None:
+    """Does the work, and ends what it started beside itself."""
     try:
         await work
-    except DeadKernelError:
-        if (task := asyncio.current_task()) and task.cancelling():
-            raise asyncio.CancelledError from None
-        raise
+    finally:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for other in others:
+            other.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
 
 def execute(
@@ -154,8 +180,7 @@ def execute(
     )
     begin, error, traceback = time.monotonic(), "", ""
     try:
-        with asyncio.Runner(loop_factory=_SignalsStayOurs) as runner:
-            runner.run(_cancellable(client.async_execute(cleanup_kc=True, env=environment)))
+        _interruptible(client.async_execute(cleanup_kc=True, env=environment))
     except CellExecutionError as raised:
         error, traceback = f"{raised.ename}: {_plain(raised.evalue)}", raised.traceback
     except CellTimeoutError:

@@ -1,3 +1,4 @@
+import asyncio
 import os
 import re
 import sys
@@ -39,6 +40,13 @@ def test_the_kernel_is_this_interpreter_whatever_is_installed(run, code, tmp_pat
     assert settings == "1 1 1 None"
     assert outcome.notebook.cells[1].outputs[0].data["text/plain"] == "2"
     assert "execution" not in outcome.notebook.cells[0].metadata
+
+
+def test_a_notebook_runs_where_a_loop_is_running_already_as_in_jupyter(run, code):
+    async def in_a_loop():
+        return run(code("1 + 1"))
+
+    assert not asyncio.run(in_a_loop()).failure
 
 
 def test_a_failure_names_cell_heading_line_and_error(run, code, text):
