@@ -5,7 +5,8 @@
     python3 course.py test     run the test suite; with --fast without notebooks and slow tests
     python3 course.py setup    only the set-up
 
-Also: results, check, record, data, as `fewshot` has them. What follows is passed on: run --profile smoke
+Also: results, check, record, data, fit, predict, suggest, evaluate, as `fewshot` has them. What follows is
+passed on: run --profile smoke
 
 The first call makes .venv beside this file and installs the pinned packages there; later calls reuse it.
 """
@@ -33,7 +34,8 @@ PYTHON = str(VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 UNFINISHED = "unfinished"
 NEEDED_GB = 3  # with the CPU build of torch: .venv 1.8, downloads on their way 0.5, and some air
 
-COMMANDS = {name: ["-m", "fewshot_lib", name] for name in ("run", "results", "check", "record", "data")}
+OF_FEWSHOT = "run results check record data fit predict suggest evaluate".split()
+COMMANDS = {name: ["-m", "fewshot_lib", name] for name in OF_FEWSHOT}
 COMMANDS["lab"] = ["-m", "jupyterlab", "--ServerApp.root_dir={}".format(ROOT / "notebooks")]
 COMMANDS["test"] = ["-m", "pytest"]
 COMMANDS["setup"] = []
@@ -219,10 +221,10 @@ def explain(log):
 
 
 @contextlib.contextmanager
-def child(command, **variables):
+def child(command, directory=ROOT, **variables):
     """A running child process that does not outlive the block."""
     process = subprocess.Popen(
-        command, cwd=str(ROOT), env=environment(**variables), close_fds=os.name == "nt"
+        command, cwd=str(directory), env=environment(**variables), close_fds=os.name == "nt"
     )
     try:
         yield process
@@ -234,7 +236,9 @@ def child(command, **variables):
 
 def hand_over(command):
     """Runs a command with the Python of .venv; returns its exit status. Ctrl-C is for the child to answer."""
-    with child([PYTHON, *command]) as process:
+    # Paths for `fewshot` are meant where they are typed; the tests and the lab are at home here.
+    directory = Path.cwd() if "fewshot_lib" in command else ROOT
+    with child([PYTHON, *command], directory) as process:
         try:
             status = process.wait()
         except KeyboardInterrupt:

@@ -14,6 +14,7 @@ Each comes from a room, a folder that teaches one idea and hands on more::
     prompts     chapters 05 and 06: a language model fills the gap in a question
     graphs      chapter 07: examples, names and queries of an episode read each other
     multitask   chapter 08: one model, many tasks, conflicting gradients
+    classifier  your own data: a few labelled examples in, labels for the rest out
 
 A name is imported when it is first asked for: whoever only deals episodes waits for nothing else.
 """
@@ -29,6 +30,7 @@ __all__ = [
     "Conv4",
     "EpisodeSampler",
     "Episodes",
+    "FewShotClassifier",
     "FineTuning",
     "GATTransformer",
     "MetaPrompting",
@@ -49,6 +51,7 @@ __all__ = [
     "meta_train",
     "name_features",
     "name_mix",
+    "names_as_examples",
     "train_jointly",
     "train_prototypical",
     "zero_shot",
@@ -56,6 +59,7 @@ __all__ = [
 
 if TYPE_CHECKING:  # what a type checker or an editor reads
     from fewshot_lib import data
+    from fewshot_lib.classifier import FewShotClassifier
     from fewshot_lib.core import Episodes, EpisodeSampler, compare_paired, evaluate, few_shot_method
     from fewshot_lib.encoders import Conv4, TextEncoder, extract_features, load_masked_lm
     from fewshot_lib.finetuning import TIM, FineTuning, choose
@@ -69,11 +73,13 @@ if TYPE_CHECKING:  # what a type checker or an editor reads
         logistic_regression,
         name_features,
         name_mix,
+        names_as_examples,
         train_prototypical,
         zero_shot,
     )
 else:  # what Python does (PEP 562); a checker would take this for a module in which every name exists
     _ROOMS = {
+        "classifier": "FewShotClassifier",
         "core": "Episodes EpisodeSampler compare_paired evaluate few_shot_method",
         "encoders": "Conv4 TextEncoder extract_features load_masked_lm",
         "finetuning": "TIM FineTuning choose",
@@ -82,7 +88,7 @@ else:  # what Python does (PEP 562); a checker would take this for a module in w
         "multitask": "Task train_jointly",
         "prompts": "MetaPrompting PromptTuning",
         "prototypes": "cosine_prototypes euclidean_prototypes logistic_regression "
-        "name_features name_mix train_prototypical zero_shot",
+        "name_features name_mix names_as_examples train_prototypical zero_shot",
     }
     _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names.split()}
 

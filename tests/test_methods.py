@@ -28,10 +28,12 @@ from fewshot_lib.prompts import (
     initial_prompt,
 )
 from fewshot_lib.prototypes import (
+    NamesAsExamples,
     cosine_prototypes,
     euclidean_prototypes,
     logistic_regression,
     name_mix,
+    names_as_examples,
     simple_shot,
     zero_shot,
 )
@@ -135,6 +137,8 @@ METHODS = {
     "names + prototypes": Case(lambda: name_mix),
     "SimpleShot": Case(lambda: simple_shot(torch.ones(D))),
     "logistic regression": Case(lambda: logistic_regression, atol=1e-3),  # scikit-learn's own tolerance
+    "names as examples": Case(lambda: names_as_examples),
+    "logistic regression, batched": Case(lambda: NamesAsExamples(uses_names=False)),
     **{
         f"{h} head, {r}": tuned(head=h, regulariser=r)
         for h in ("cosine", "linear", "euclidean")

@@ -7,14 +7,21 @@ A *method* is a function of E episodes at once, of N ways, K shots and M queries
 that declares whether it is ``transductive``: whether an answer may depend on the other queries.
 """
 
+from fewshot_lib.core.checkpoints import History, Settings, Stateful, data_facts, digest
 from fewshot_lib.core.checks import (
+    a_list,
     check_axes,
     check_shapes,
     check_steps,
     extra,
+    feature_rows,
+    numbers,
     one_of,
     positive,
+    random_numbers,
+    rate,
     whole_number,
+    whole_numbers,
 )
 from fewshot_lib.core.episodes import Episodes, EpisodeSampler, shot_range, with_fewer_queries
 from fewshot_lib.core.evaluation import (
@@ -29,15 +36,14 @@ from fewshot_lib.core.evaluation import (
     masked_mean,
     mean_interval,
     over_seeds,
+    usable,
 )
 from fewshot_lib.core.training import (
-    History,
     Loop,
-    Settings,
-    Stateful,
     autocast,
     evaluation_mode,
     fit,
+    for_model,
     one_cycle,
     pick_device,
     seed_everything,

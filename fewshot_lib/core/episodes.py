@@ -10,18 +10,30 @@ Episodes are row numbers into a data set, so ten thousand of them are one gather
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fewshot_lib.core.checks import whole_number
+from fewshot_lib.core.checkpoints import Settings, digest
+from fewshot_lib.core.checks import (
+    check_axes,
+    check_supports,
+    is_whole,
+    random_numbers,
+    whole_number,
+    whole_numbers,
+)
+from fewshot_lib.data.cache import read_tensors, save_tensors
+from fewshot_lib.data.dataset import ClassDataset
+from fewshot_lib.data.reporting import first_few
 
 # Random numbers drawn at once; fixed, so that a seed means the same episodes on every machine.
 _DRAW_BLOCK = 2_000_000
+_MOST_ROWS = 1 << 29  # row numbers of all episodes together: 4 GB
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +73,8 @@ class Episodes:
     def __len__(self) -> int:
         return self.support.shape[0]
 
-    def __getitem__(self, chosen: slice | Tensor) -> Episodes:
-        if isinstance(chosen, int):
+    def __getitem__(self, chosen: Any) -> Episodes:
+        if is_whole(chosen):
             fix = f"use a slice such as [{chosen}:{chosen + 1}], which keeps the episode axis"
             raise TypeError(f"`episodes` is {chosen}: {fix}.")
         return self._with(lambda tensor: tensor[chosen])
@@ -82,12 +94,33 @@ class Episodes:
         return digest.hexdigest()
 
     def save(self, path: str | Path) -> None:
-        """Writes a safetensors file."""
-        save_file(vars(self._with(lambda tensor: tensor.cpu().contiguous())), path)
+        """Writes a safetensors file, whole or not at all."""
+        save_tensors(Path(path), vars(self))
 
     @staticmethod
     def load(path: str | Path) -> Episodes:
-        return Episodes(**load_file(path))
+        """Episodes by :meth:`save`; a file that holds none, or impossible ones, is a ValueError."""
+        try:
+            found = Episodes(**read_tensors(Path(path))[0])
+            found._check()
+        except (TypeError, ValueError) as error:  # TypeError: other tensors than these
+            raise ValueError(f"{path} is damaged or holds no episodes ({error}): save them again.") from None
+        return found
+
+    def _check(self) -> None:
+        """Raises ValueError for what no sampler deals."""
+        axes = {"support": "ENK", "query": "EM", "query_labels": "EM", "classes": "EN"}
+        axes |= {"support_mask": "ENK", "query_mask": "EM"}
+        check_axes(**{name: (getattr(self, name), of) for name, of in axes.items()})
+        for name, tensor in vars(self).items():
+            kind = torch.bool if name.endswith("_mask") else torch.int64
+            if tensor.dtype != kind:
+                raise ValueError(f"`{name}` is {tensor.dtype} and must be {kind}")
+            if kind == torch.int64 and tensor.numel() and tensor.min() < 0:
+                raise ValueError(f"`{name}` has {int(tensor.min())}, and rows count from 0")
+        if self.query_labels.numel() and (highest := int(self.query_labels.max())) >= self.n_way:
+            raise ValueError(f"`query_labels` has way {highest} of {self.n_way}")
+        check_supports(self.support_mask)
 
 
 class EpisodeSampler:
@@ -97,6 +130,7 @@ class EpisodeSampler:
     classes: the class ids to draw from, (c,), for instance ``dataset.classes("train")``.
     n_shot: a number, or a (lowest, highest) range drawn anew for every episode.
     n_query: queries per class.
+    class_names: what messages call the classes; ``EpisodeSampler.of(dataset, "train")`` knows all three.
 
     In every episode the classes differ, support and query share no example, the classes stand in a fresh
     random order, and the queries are shuffled: a learner that predicts from the *position* of a query, or of
@@ -105,36 +139,57 @@ class EpisodeSampler:
 
     def __init__(
         self,
-        labels: Tensor,
-        classes: Tensor,
+        labels: Tensor | Sequence[int],
+        classes: Tensor | Sequence[int],
         n_way: int = 5,
         n_shot: int | tuple[int, int] = 1,
         n_query: int = 15,
         seed: int = 0,
+        class_names: Sequence[str] = (),
     ) -> None:
         whole_number(2, n_way=n_way)
         whole_number(1, n_query=n_query)
-        self.n_way, self.n_query, self.shot_range = n_way, n_query, shot_range(n_shot)
-        self.classes = torch.as_tensor(classes, dtype=torch.int64).cpu()
+        self.n_way, self.n_query, self.shot_range = int(n_way), int(n_query), shot_range(n_shot)
+        self.classes = whole_numbers("classes", classes).cpu()
+        labels = whole_numbers("labels", labels)
         if len(self.classes.unique()) < len(self.classes):
             raise ValueError("`classes` holds a class twice: an episode would ask to tell it from itself.")
         if n_way > len(self.classes):
             there = f"there are only {len(self.classes)} classes to draw from: use fewer ways"
             raise ValueError(f"`n_way` is {n_way} but {there}.")
         members = [(labels == c).nonzero().squeeze(1).cpu() for c in self.classes]
-        need = self.shot_range[1] + n_query
-        for c, rows in zip(self.classes.tolist(), members, strict=True):
-            if len(rows) < need:
-                needed = f"n_shot + n_query = {self.shot_range[1]} + {n_query} = {need} are needed"
-                fix = "use fewer shots or queries, or leave the class out"
-                raise ValueError(f"Class {c} has {len(rows)} examples, but {needed}: {fix}.")
         self.sizes = torch.tensor([len(rows) for rows in members])
+        self._check_sizes(class_names)
         self.members = torch.nn.utils.rnn.pad_sequence(members, batch_first=True)  # (c, largest class)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = random_numbers(seed)
+
+    @staticmethod
+    def of(dataset: ClassDataset, split: str, *sizes: Any, **settings: Any) -> EpisodeSampler:
+        """Of the classes of one split; sizes and settings: n_way, n_shot, n_query and seed, as above."""
+        settings["class_names"] = dataset.class_names
+        return EpisodeSampler(dataset.labels, dataset.classes(split), *sizes, **settings)
+
+    def _check_sizes(self, class_names: Sequence[str]) -> None:
+        """Raises ValueError for classes that have too few examples, all by name."""
+        n_shot, need = self.shot_range[1], self.shot_range[1] + self.n_query
+        sizes = zip(self.classes.tolist(), self.sizes.tolist(), strict=True)
+        names = dict(enumerate(class_names))
+        few = [(names.get(c, c), size) for c, size in sizes if size < need]
+        if few:
+            (name, size), *others = few
+            found = first_few([f"Class {name!r} has {size} examples", *(f"{n!r} has {m}" for n, m in others)])
+            needed = f"n_shot + n_query = {n_shot} + {self.n_query} = {need} are needed"
+            fix = f"use fewer shots or queries, or leave {'them' if others else 'the class'} out"
+            raise ValueError(f"{found}, but {needed}: {fix}.")
 
     def sample(self, n_episodes: int) -> Episodes:
         """The next n_episodes episodes; calling again continues the sequence."""
         whole_number(1, n_episodes=n_episodes)
+        rows = self.n_way * (self.shot_range[1] + 2 * self.n_query + 1)  # of an episode
+        if n_episodes * rows > _MOST_ROWS:
+            need = f"such episodes would take {8e-9 * n_episodes * rows:,.0f} GB of memory"
+            fix = f"draw at most {_MOST_ROWS // rows:,} at a time (10,000 give a narrow interval)"
+            raise ValueError(f"`n_episodes` is {n_episodes:,}, and {need}: {fix}.")
         block = max(1, _DRAW_BLOCK // (self.n_way * self.members.shape[1] + len(self.classes)))
         parts = [self._draw(min(block, n_episodes - start)) for start in range(0, n_episodes, block)]
         joined = zip(*(vars(part).values() for part in parts), strict=True)
@@ -163,16 +218,31 @@ class EpisodeSampler:
             query_mask=torch.ones(e, n * m, dtype=torch.bool),
         )
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return {"generator": self.generator.get_state()}
+    @property
+    def _settings(self) -> Settings:
+        episodes = [self.n_way, *self.shot_range, self.n_query]
+        return Settings(
+            episodes=episodes, classes=digest(self.classes), labels=digest(self.members, self.sizes)
+        )
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def state_dict(self) -> dict:
+        """Where the sequence of episodes stands, and of which sequence; for checkpoints."""
+        return {"settings": self._settings.values, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Goes on from a state; one of a sampler of other classes, labels or sizes is refused."""
+        if "settings" not in state:
+            raise ValueError("it does not say of which classes and labels its episodes were")
+        self._settings.load_state_dict(state["settings"])
         self.generator.set_state(state["generator"])
 
 
 def shot_range(n_shot: int | tuple[int, int]) -> tuple[int, int]:
     """A number of shots, or a (lowest, highest) range of them, as a range."""
-    low, high = n_shot if isinstance(n_shot, (tuple, list)) else (n_shot, n_shot)
+    shots = tuple(n_shot) if isinstance(n_shot, (tuple, list)) else (n_shot, n_shot)
+    if len(shots) != 2:
+        raise ValueError(f"`n_shot` is {n_shot}: use a number, or a range (lowest, highest).")
+    low, high = shots
     whole_number(1, n_shot=low)
     whole_number(low, **{"n_shot[1]": high})
     return int(low), int(high)
@@ -185,13 +255,14 @@ def with_fewer_queries(episodes: Episodes, n_query: int, balanced: bool, seed: i
     Dirichlet(1, …, 1) distribution (a class cannot keep more than it has, so fewer may stay): a stress test
     for transductive methods, after Veilleux et al. (2021, arXiv:2204.11181).
     """
-    if not 1 <= n_query <= episodes.n_query:
+    whole_number(1, n_query=n_query)
+    if n_query > episodes.n_query:
         there = f"the episodes have {episodes.n_query} queries per class: keep 1 to {episodes.n_query}"
         raise ValueError(f"`n_query` is {n_query}, but {there}.")
     labels, ways = episodes.query_labels, episodes.n_way
     shares = torch.ones(len(episodes), ways)
     if not balanced:  # exponentials; normalised, they are Dirichlet(1)
-        shares = torch.rand(shares.shape, generator=torch.Generator().manual_seed(seed))
+        shares = torch.rand(shares.shape, generator=random_numbers(seed))
         shares = -shares.clamp_min(1e-12).log()
     shares = shares / shares.sum(1, keepdim=True)
     n_kept = largest_remainder(shares * ways * n_query).to(labels.device)

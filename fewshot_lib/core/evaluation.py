@@ -9,6 +9,7 @@ seeds it is taken over the seeds' means.
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, Self
@@ -16,7 +17,7 @@ from typing import Any, ClassVar, Protocol, Self
 import torch
 from torch import Tensor
 
-from fewshot_lib.core.checks import check_supports, whole_number
+from fewshot_lib.core.checks import check_supports, feature_rows, numbers, whole_number
 from fewshot_lib.core.episodes import Episodes
 
 
@@ -143,6 +144,7 @@ def half_width(values: Tensor) -> float:
     """Half-width of the 95 % t-interval of the mean of independent values (n,); infinite for n < 2."""
     from scipy.special import stdtrit  # scipy.stats would say the same, and takes seconds to import
 
+    values = numbers("values", values)
     if (n := values.numel()) < 2:
         return math.inf
     return float(stdtrit(n - 1, 0.975)) * values.double().std().item() / math.sqrt(n)
@@ -150,6 +152,7 @@ def half_width(values: Tensor) -> float:
 
 def mean_interval(values: Tensor) -> tuple[float, float]:
     """95 % t-interval of the mean of independent values (n,): (low, high)."""
+    values = numbers("values", values)
     mean, half = values.double().mean().item(), half_width(values)
     return mean - half, mean + half
 
@@ -175,44 +178,87 @@ def evaluate(
     """Runs a method on all episodes, ``batch_size`` at a time, on the device of the features.
 
     features: (n, d), or whatever the method takes, of the whole data set. names: (C, d), one row per class of
-    the data set, for methods that use the names of the classes.
+    the data set, for methods that use the names of the classes. Rows of the episodes with NaN or
+    infinite numbers are refused.
     """
-    _refuse(method, episodes, features, batch_size, names)
+    if not isinstance(getattr(method, "transductive", None), bool):
+        fix = "which does not say whether it is transductive: declare it with @few_shot_method(...)"
+        raise TypeError(f"`method` is {method!r}, {fix}.")
+    whole_number(1, batch_size=batch_size)
+    features = usable(episodes, features)
+    used_names = _names_for(method, episodes, names, features)
     accuracies = []
     for start in range(0, len(episodes), batch_size):
         batch = episodes[start : start + batch_size].to(features.device)
         extra = {"support_mask": batch.support_mask} if episodes.is_padded else {}
         if episodes.is_padded and method.transductive:
             extra["query_mask"] = batch.query_mask  # queries that were left out must not take part
-        if names is not None and getattr(method, "uses_names", False):
-            extra["names"] = names[batch.classes]
-        logits = method(features[batch.support], features[batch.query], **extra)
+        if used_names is not None:
+            extra["names"] = used_names[batch.classes]
+        logits = _answers(method, features[batch.support], features[batch.query], extra)
+        _refuse_nan(method, logits, start)
         accuracies.append(accuracy_per_episode(logits, batch.query_labels, batch.query_mask))
     return EpisodeResults.of(torch.cat(accuracies), method, episodes)
 
 
-def _refuse(
-    method: Method, episodes: Episodes, features: Tensor, batch_size: int, names: Tensor | None
-) -> None:
-    """What ``evaluate`` cannot run, said before it runs."""
-    if not isinstance(getattr(method, "transductive", None), bool):
-        fix = "which does not say whether it is transductive: declare it with @few_shot_method(...)"
-        raise TypeError(f"`method` is {method!r}, {fix}.")
-    whole_number(1, batch_size=batch_size)
+def usable(episodes: Episodes, features: Any) -> Tensor:
+    """The features (n, ...) as a tensor; ValueError unless the episodes' rows are there, and are numbers."""
+    if not isinstance(episodes, Episodes):
+        fix = "give what an EpisodeSampler's `sample(n_episodes)` returns"
+        raise TypeError(f"`episodes` is of type {type(episodes).__name__}: {fix}.")
     if not len(episodes):
         raise ValueError("`episodes` is empty: sample at least 1.")
     check_supports(episodes.support_mask)
-    last = int(max(episodes.support.max(), episodes.query.max()))
-    if last >= len(features):
-        found = f"`features` has {len(features)} rows: they belong to different data sets"
-        raise ValueError(f"`episodes` use row {last} but {found}.")
-    if getattr(method, "uses_names", False):
-        if names is None:
-            found = f"{method.name!r} uses the names of the classes"
-            raise ValueError(f"`names` is missing: {found}. Give one row per class.")
-        if len(names) <= (highest := int(episodes.classes.max())):
-            found = f"{len(names)} rows but an episode holds class {highest}"
-            raise ValueError(f"`names` has {found}: give one row per class.")
+    used = torch.cat([episodes.support.flatten(), episodes.query.flatten()]).unique()
+    return _vectors("features", features, used)
+
+
+def _vectors(name: str, values: Any, used: Tensor) -> Tensor:
+    rows = feature_rows(name, values, used)
+    if rows.dim() < 2:
+        fix = "give a vector per row, (n, d); of one number each it is `[:, None]`"
+        raise ValueError(f"`{name}` has shape {tuple(rows.shape)}: {fix}.")
+    return rows
+
+
+def _names_for(method: Method, episodes: Episodes, names: Any, features: Tensor) -> Tensor | None:
+    """The names (C, ...) as a tensor, for a method that uses them; refused where they are not there."""
+    if not getattr(method, "uses_names", False):
+        return None
+    if names is None:
+        found = f"{method.name!r} uses the names of the classes"
+        raise ValueError(f"`names` is missing: {found}. Give one row per class.")
+    rows = numbers("names", names)
+    if not rows.dim() or len(rows) <= (highest := int(episodes.classes.max())):
+        found = f"shape {tuple(rows.shape)} but an episode holds class {highest}"
+        raise ValueError(f"`names` has {found}: give one row per class.")
+    rows = _vectors("names", rows, episodes.classes.unique()).to(features.device)
+    return rows.to(features.dtype) if rows.is_floating_point() and features.is_floating_point() else rows
+
+
+def _answers(method: Method, support: Tensor, query: Tensor, extra: dict[str, Tensor]) -> Tensor:
+    """The method's logits (E, M, N); features of a kind that it cannot compute with are named."""
+    try:
+        logits = method(support, query, **extra)
+    except (RuntimeError, TypeError) as error:
+        other = support.dtype != torch.get_default_dtype()
+        if not other or not re.search("dtype|scalar ?type|floating point", str(error), re.IGNORECASE):
+            raise
+        fix = f"with which {method.name!r} cannot compute ({error}): give `features.float()`"
+        raise ValueError(f"`features` are {support.dtype}, {fix}.") from error
+    needed = (*query.shape[:2], support.shape[1])
+    if not isinstance(logits, Tensor) or logits.shape != needed:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"`method` {method.name!r} gives {found}: logits are a tensor (E, M, N) = {needed}.")
+    return logits
+
+
+def _refuse_nan(method: Method, logits: Tensor, start: int) -> None:
+    """Logits (E, M, N) that are NaN would count as an answer: the first class, or the one that is NaN."""
+    if (lost := logits.isnan()).any():
+        episode = start + int(lost.flatten(1).any(1).nonzero()[0])
+        fix = "it has diverged in training, or its arithmetic overflows"
+        raise FloatingPointError(f"{method.name!r} answers NaN in episode {episode}: {fix}.")
 
 
 def over_seeds(results: list[EpisodeResults]) -> EpisodeResults:

@@ -1,13 +1,12 @@
 """Training, once for all chapters: a loop that shows progress, keeps the best, survives an interruption."""
 
 import copy
-import io
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,32 +14,46 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from fewshot_lib.core.checks import whole_number
-from fewshot_lib.data.cache import atomic_write
+from fewshot_lib.core.checkpoints import (
+    History,
+    Progress,
+    Settings,
+    Stateful,
+    check_place,
+    digest,
+    load,
+    save,
+)
+from fewshot_lib.core.checks import feature_rows, random_numbers, rate, whole_number, whole_numbers
 from fewshot_lib.data.reporting import shows_progress
 
 
-class Stateful(Protocol):
-    """Anything whose state can be saved: a module, an optimiser, a scheduler, an episode sampler."""
-
-    def state_dict(self) -> dict: ...
-
-    def load_state_dict(self, state: dict) -> object: ...
-
-
-def pick_device(name: str | None = None) -> torch.device:
+def pick_device(name: str | torch.device | None = None) -> torch.device:
     """The named device, or the first there is of: CUDA GPU, Apple GPU, CPU."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    available = [kind for kind, count in counts.items() if count]
     if name is None:
-        return torch.device(next(kind for kind, there in available.items() if there))
-    if not available.get(name.split(":")[0], False):
-        fix = f"use one of {', '.join(repr(kind) for kind, there in available.items() if there)}, or None"
-        raise ValueError(f"`device` is {name!r}, which this machine does not have: {fix} to have one chosen.")
-    return torch.device(name)
+        return torch.device(available[0])
+    try:
+        device = torch.device(str(name))
+    except RuntimeError:  # no name of a device
+        device = torch.device("meta")
+    if (device.index or 0) >= counts.get(device.type, 0):
+        fix = f"use one of {', '.join(map(repr, available))}, or None to have one chosen"
+        raise ValueError(f"`device` is {str(name)!r}, which this machine does not have: {fix}.")
+    return device
+
+
+def for_model(inputs: Tensor, model: nn.Module) -> Tensor:
+    """Inputs on the model's device and, where they are real numbers, in its precision."""
+    if (weights := next(model.parameters(), None)) is None:
+        return inputs
+    return inputs.to(weights if inputs.is_floating_point() else weights.device)
 
 
 def seed_everything(seed: int) -> None:
     """Seeds Python, NumPy and torch: initial weights, dropout, whatever uses the default generators."""
+    seed = random_numbers(seed).initial_seed()
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -64,20 +77,6 @@ def autocast(device: torch.device) -> AbstractContextManager:
 
 
 @dataclass
-class History:
-    """What training reported: ``metrics["loss"]`` has a value per step, ``validation`` (step, score)."""
-
-    metrics: dict[str, list[float]] = field(default_factory=dict)
-    validation: list[tuple[int, float]] = field(default_factory=list)
-
-    def smoothed(self, name: str, window: int = 20) -> tuple[list[int], list[float]]:
-        """Steps and running means over ``window`` steps, for a readable curve."""
-        values = torch.tensor(self.metrics[name])
-        window = min(window, len(values))
-        return list(range(window, len(values) + 1)), values.unfold(0, window, 1).mean(-1).tolist()
-
-
-@dataclass
 class Loop:
     """How a training loop runs. Every trainer of the library takes these by name, for ``fit``.
 
@@ -95,13 +94,8 @@ class Loop:
     resume_with: Mapping[str, Stateful] = field(default_factory=dict)
     label: str = "training"
 
-
-@dataclass
-class _Progress:
-    step: int = 0
-    best: float = -float("inf")
-    best_model: dict | None = None
-    history: History = field(default_factory=History)
+    def __post_init__(self) -> None:
+        whole_number(1, validate_every=self.validate_every, checkpoint_every=self.checkpoint_every)
 
 
 def fit(
@@ -127,7 +121,9 @@ def fit(
     # what can refuse a checkpoint comes first: a refused one must not have changed the model
     parts = {**(states or {}), **options.resume_with, "model": model, "optimizer": optimizer}
     parts |= {} if scheduler is None else {"scheduler": scheduler}
-    progress = _load(path, parts, n_steps) if path and path.exists() else _Progress()
+    progress = load(path, parts, n_steps) if path and path.is_file() else Progress()
+    if path is not None and progress.step < n_steps:
+        check_place(path)
     model.train()
     pending: list[dict[str, Tensor]] = []  # metrics stay on the device: no waiting for it at every step
     for i in _shown(range(progress.step, n_steps), n_steps, options.label, pending, progress.history):
@@ -145,7 +141,7 @@ def fit(
             _keep_best(model, options.validate, progress)
         if path is not None and progress.step % options.checkpoint_every == 0:
             _collect(pending, progress.history)
-            _save(path, parts, progress, n_steps)
+            save(path, parts, progress, n_steps)
     _collect(pending, progress.history)
     if progress.best_model is not None:
         model.load_state_dict(progress.best_model)
@@ -184,67 +180,16 @@ def _collect(pending: list[dict[str, Tensor]], history: History) -> None:
         raise FloatingPointError(f"The loss stopped being a number at {step}: use a smaller learning rate.")
 
 
-def _keep_best(model: nn.Module, validate: Callable[[], float], progress: _Progress) -> None:
+def _keep_best(model: nn.Module, validate: Callable[[], float], progress: Progress) -> None:
     model.eval()
     with torch.no_grad():
         score = float(validate())
+    if np.isnan(score):
+        raise FloatingPointError(f"`validate` gives NaN at step {progress.step}: it is to be a score.")
     model.train()
     progress.history.validation.append((progress.step, score))
     if score > progress.best:
         progress.best, progress.best_model = score, copy.deepcopy(model.state_dict())
-
-
-def _save(path: Path, parts: Mapping[str, Stateful], progress: _Progress, n_steps: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state = {
-        "n_steps": n_steps,
-        "parts": {name: part.state_dict() for name, part in parts.items()},
-        "progress": {**vars(progress), "history": vars(progress.history)},
-        "torch_rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all(),
-    }
-    buffer = io.BytesIO()  # torch.save into a file reports a full disk as a RuntimeError
-    torch.save(state, buffer)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
-
-
-def _load(path: Path, parts: Mapping[str, Stateful], n_steps: int) -> _Progress:
-    """Puts every part where it was; changes none of them where the file cannot be of this run."""
-    fix = "delete it to start again, or name another file"
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        steps, names = state["n_steps"], list(state["parts"])
-    except PermissionError:
-        raise
-    except Exception:  # damaged bytes, or another kind of file: torch.load then raises almost anything
-        raise ValueError(f"`checkpoint` {path} is damaged or no checkpoint: {fix}.") from None
-    if steps != n_steps or set(names) != set(parts):
-        found = f"{steps} steps of {', '.join(names)}; this one has {n_steps} steps of {', '.join(parts)}"
-        raise ValueError(f"`checkpoint` {path} belongs to another run ({found}): {fix}.")
-    try:
-        for name, part in parts.items():
-            part.load_state_dict(state["parts"][name])
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise ValueError(f"`checkpoint` {path} belongs to another run ({error}): {fix}.") from error
-    torch.set_rng_state(state["torch_rng"])
-    if len(state["cuda_rng"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
-    return _Progress(**{**state["progress"], "history": History(**state["progress"]["history"])})
-
-
-class Settings:
-    """Plain settings of a run, for its ``states``: a checkpoint that was written under others is refused."""
-
-    def __init__(self, **values: object) -> None:
-        self.values = values
-
-    def state_dict(self) -> dict:
-        return self.values
-
-    def load_state_dict(self, state: dict) -> None:
-        if state != self.values:
-            raise ValueError(f"its settings are {state}, these are {self.values}")
 
 
 def train_classifier(
@@ -261,22 +206,35 @@ def train_classifier(
 ) -> History:
     """Ordinary supervised training: cross-entropy of ``head(encoder(inputs))`` on random batches, with Adam.
 
-    inputs (n, ...), labels (n,): on the device of the encoder. lr: the peak of one cycle. seed: of the
-    batches. loop: see :class:`Loop`.
+    inputs (n, ...), labels (n,): classes 0 to C - 1, of as many logits. lr: the peak of one cycle. seed: of
+    the batches. loop: see :class:`Loop`.
     """
-    generator = torch.Generator().manual_seed(seed)
-    batches = torch.randint(len(labels), (n_steps, batch_size), generator=generator).to(labels.device)
+    whole_number(1, n_steps=n_steps, batch_size=batch_size)
+    inputs, labels, lr = feature_rows("inputs", inputs), whole_numbers("labels", labels), rate(lr=lr)
+    if not len(inputs) == len(labels) > 0:
+        found = f"`inputs` has {len(inputs)} rows and `labels` {len(labels)}"
+        raise ValueError(f"{found}: give one label per example, and at least one.")
+    inputs = for_model(inputs, encoder)
+    labels = labels.to(inputs.device)
+    lowest, highest = int(labels.min()), int(labels.max())
+    facts = {"data": digest(inputs), "labels": digest(labels)}
+    settings = Settings(batch_size=batch_size, lr=lr, seed=seed, **facts)
+    batches = torch.randint(len(labels), (n_steps, batch_size), generator=random_numbers(seed))
+    batches = batches.to(labels.device)
     model = nn.Sequential(encoder, head)
 
     def step(i: int) -> dict[str, Tensor]:
         with autocast(labels.device):
             logits = model(inputs[batches[i]]).float()
+        if lowest < 0 or highest >= logits.shape[-1]:  # a GPU would be lost to it
+            found = f"`labels` run from {lowest} to {highest}, and `head` has {logits.shape[-1]} classes"
+            raise ValueError(f"{found}: count them from 0, as `dataset.training_set()` does.")
         target = labels[batches[i]]
         accuracy = (logits.argmax(-1) == target).float().mean()
         return {"loss": F.cross_entropy(logits, target), "accuracy": accuracy}
 
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    loop = {"label": "supervised training"} | loop
+    loop = {"label": "supervised training", "states": {"settings": settings}} | loop
     return fit(step, model, optimizer, n_steps, scheduler=one_cycle(optimizer, n_steps), **loop)
 
 
@@ -285,5 +243,6 @@ def one_cycle(optimizer: torch.optim.Optimizer, n_steps: int) -> torch.optim.lr_
 
     It needs far fewer steps than a constant one (Smith and Topin 2017, arXiv:1708.07120).
     """
+    whole_number(1, n_steps=n_steps)
     peak = optimizer.param_groups[0]["lr"]
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=n_steps)
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=int(n_steps))

@@ -5,21 +5,36 @@ Exit status: 0 if all went well, 1 if a notebook failed, 2 for arguments that ca
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from fewshot_lib import data
 from fewshot_lib.core import positive
-from fewshot_lib.course import machine, records
+from fewshot_lib.course import labelling, machine, records
 from fewshot_lib.course.authoring import recorder
 from fewshot_lib.course.lesson import PROFILES
-from fewshot_lib.course.running import execution, parameters, runner
-from fewshot_lib.data import LOADERS
+from fewshot_lib.course.running import execution, output, parameters, runner
+from fewshot_lib.data.sources import OPTIONS
 
 OUT = Path("build/course")
+MOST_SECONDS = 10**7  # for one cell: 116 days
 NAMES = "notebooks: paths, directories, or the beginning of a name such as 02 (default: all)"
-DATA = f"a .csv or .jsonl file, a folder with one folder of images per class, or {', '.join(LOADERS)}"
-SPLIT = "a .json file {split: [class names]}, a .csv file with the columns class,split, or a split family"
+DATA = f"a table of texts, a folder with one folder of pictures per class, or {', '.join(data.LOADERS)}"
+SPLIT = "which classes are for what: shares (0.6/0.2/0.2), a .json or .csv file, or a split family"
+DATA_OPTIONS: dict[str, dict[str, Any]] = {
+    "--text": {"metavar": "COLUMN", "help": "of a table, the column with the texts"},
+    "--label": {"metavar": "COLUMN", "help": "of a table, the column with the classes"},
+    "--encoding": {"help": "of a table (default: found out)"},
+    "--drop-empty": {"action": "store_true", "default": None, "help": "leave out rows without text or label"},
+    "--size": {"help": "of pictures: N or HxW pixels, such as 32x48"},
+    "--color": {"action": "store_true", "default": None, "help": "keep the colours of pictures"},
+    "--split": {"help": SPLIT},
+    "--seed": {"type": int, "metavar": "N", "help": "of the split by shares (that of the course: -p seed=N)"},
+    "--min-examples": {"type": int, "metavar": "N", "help": "leave out classes with fewer"},
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,6 +53,9 @@ def parser() -> argparse.ArgumentParser:
     option("--timeout", type=float, metavar="SECONDS", help="of a cell (default: by profile)")
     option("--threads", type=int, default=execution.cores(), help="of a notebook (default: all)")
     option("--solutions", action="store_true", help="fill in the solutions of the exercises first")
+    _add_data_options(run, "how to read the data set of -p dataset=…")
+
+    labelling.add_commands(commands, DATA_OPTIONS)
 
     results = commands.add_parser("results", help="collect and print the results of executed notebooks")
     results.set_defaults(function=_results)
@@ -52,42 +70,65 @@ def parser() -> argparse.ArgumentParser:
     record.add_argument("--check", action="store_true", help="run nothing: only say which rules they break")
 
     purpose = "What is in a data set, what is wrong with it, and which episodes it can give."
-    data = commands.add_parser("data", help="look at a data set, your own or a known one")
-    actions = data.add_subparsers(required=True, metavar="inspect PATH")
+    look = commands.add_parser("data", help="look at a data set, your own or a known one")
+    actions = look.add_subparsers(required=True, metavar="inspect SOURCE")
     inspect = actions.add_parser("inspect", description=purpose)
     inspect.set_defaults(function=_inspect)
     option = inspect.add_argument
-    option("path", help=DATA)
-    option("--text", default="text", help="name of the column with the texts (default: text)")
-    option("--label", default="label", help="name of the column with the classes (default: label)")
-    option("--split", help=SPLIT)
-    option("--encoding", help="of the file; without it UTF-8 is expected")
+    option("source", help=DATA)
+    option("--classes", action="store_true", help="list every class, and not only the largest and smallest")
+    option("--write-split", type=Path, metavar="FILE", help="keep the class split in a .json or .csv file")
+    _add_data_options(inspect, "how to read it")
     return top
+
+
+def _add_data_options(command: argparse.ArgumentParser, title: str) -> None:
+    """The options of a data set, which `run` and `data inspect` take in the same words."""
+    group = command.add_argument_group(title)
+    for name, settings in DATA_OPTIONS.items():
+        group.add_argument(name, **settings)
+
+
+def _described(source: Any, arguments: argparse.Namespace) -> Any:
+    """The data set with its options as ``data.load`` takes them, in any directory."""
+    options = {name: getattr(arguments, name) for name in OPTIONS}
+    return data.describe(source, **options).absolute()
 
 
 def _run(arguments: argparse.Namespace) -> bool:
     options = {name: getattr(arguments, name) for name in ("threads", "timeout", "solutions")}
     positive(**{name: value for name, value in options.items() if name != "solutions" and value is not None})
+    if arguments.timeout is not None and arguments.timeout > MOST_SECONDS:
+        raise ValueError(f"`timeout` is {arguments.timeout}: give at most {MOST_SECONDS:,} seconds.")
     values = parameters.parse_assignments(arguments.parameter)
     profile = arguments.profile or values.get("profile")
-    if values.get("profile", profile) != profile:
+    if values.get("profile") not in (None, profile):
         other = values["profile"]
         raise ValueError(f"`--profile {profile}` contradicts `-p profile={other}`: give one of them.")
     if profile is not None:
         values["profile"] = profile
-    dataset = values.get("dataset")
-    if isinstance(dataset, str) and Path(dataset).exists():
-        values["dataset"] = str(Path(dataset).resolve())  # the notebook runs in another directory
+    if values.get("dataset") is not None:
+        values["dataset"] = _described(values["dataset"], arguments)
+    elif given := [name for name in OPTIONS if getattr(arguments, name) is not None]:
+        flag = f"--{given[0].replace('_', '-')}"
+        raise ValueError(f"`{flag}` says how to read a data set: say which, -p dataset=my.csv.")
     paths = execution.find_notebooks(arguments.notebooks)
-    return runner.run(paths, values, arguments.out, say=_say, **options)
+    return runner.run(paths, values, arguments.out.expanduser(), say=_say, **options)
 
 
 def _results(arguments: argparse.Namespace) -> bool:
     directory = arguments.directory
-    if not any(directory.glob("*.ipynb")):
-        advice = "run `fewshot run` first, or name another directory."
+    advice = "run `fewshot run` first, or name another directory."
+    paths = sorted(directory.glob("*.ipynb"))
+    if not paths:
         raise ValueError(f"There are no executed notebooks in {directory}: {advice}")
-    rows = runner.write_results(directory)
+    rows, left_out = output.collect(paths)
+    for name, reason in left_out.items():
+        print(f"left out: {name}, {reason}", file=sys.stderr)
+    if len(left_out) == len(paths):
+        raise ValueError(f"No run executed a notebook in {directory}: {advice}")
+    output.check_tables(directory)
+    output.write_results(directory, rows)
     _say(records.markdown_table(rows) if rows else f"The notebooks in {directory} recorded nothing.")
     return True
 
@@ -98,11 +139,17 @@ def _record(arguments: argparse.Namespace) -> bool:
 
 
 def _inspect(arguments: argparse.Namespace) -> bool:
-    from fewshot_lib.data.checks.inspect import inspect_dataset
+    from fewshot_lib.course.inspection import inspected, report
 
-    options = {name: getattr(arguments, name) for name in ("text", "label", "split", "encoding")}
+    file = arguments.write_split
     try:
-        _say(inspect_dataset(arguments.path, **options))
+        found = inspected(_described(arguments.source, arguments))
+        _say(report(found, all_classes=arguments.classes))
+        if file is not None:
+            data.write_split(file, found.data)
+            _say(f"\nThe split is in {file}: use it with --split {file}.")
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:  # about the data, and not about how the command was called
         print(error, file=sys.stderr)
         return False
@@ -124,6 +171,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"fewshot: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # who reads has read enough, as in `fewshot results | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be written
+        return 1
     except OSError as error:
         what = f"{error.strerror}: {error.filename or 'no file named'}" if error.strerror else error
         print(f"fewshot: {what}", file=sys.stderr)

@@ -33,7 +33,7 @@ CHAPTERS = [
     Chapter("06_metaprompting", "MetaPrompting", "prompts, maml", (4, 0)),
     Chapter("07_episode_graphs", "Episode\ngraphs", "graphs", (4, 2)),
     Chapter("08_gat_transformer_multitask", "GAT-Transformer,\nmany tasks", "graphs, multitask", (5, 2)),
-    Chapter("09_your_own_data", "Your own\ndata", "all of it", (5, 1)),
+    Chapter("09_your_own_data", "Your own\ndata", "classifier", (5, 1)),
 ]
 ARROWS = [(0, 1), (1, 2), (2, 3), (2, 4), (2, 5), (4, 6), (5, 6), (2, 7), (7, 8), (6, 9), (8, 9), (3, 7)]
 

@@ -16,8 +16,9 @@ import torch
 
 from fewshot_lib import data
 from fewshot_lib.core import one_of, pick_device, seed_everything
-from fewshot_lib.course import records
+from fewshot_lib.course import needs, records
 from fewshot_lib.course.figures import say
+from fewshot_lib.data import ClassDataset
 
 PROFILES = ("smoke", "laptop", "gpu")  # from small to large
 
@@ -33,6 +34,8 @@ SMALLEST = {
     "n_query": (1, "every class needs at least one example to be judged on"),
     "n_episodes": (2, "an interval needs at least two episodes"),
 }
+LARGEST_SEED = 2**32 - 1  # that every generator takes
+INDEX_BYTES, GIB = 8, 2**30  # of one example in an episode; the most that all episodes may take
 
 
 class ClaimFailed(AssertionError):
@@ -60,13 +63,24 @@ def check_parameters(**parameters: Any) -> None:
             raise ValueError(f"`{name}` is {value!r}: give a whole number, {smallest} or more.")
         if value < smallest:
             raise ValueError(f"`{name}` is {value}: {why}. Give {smallest} or more.")
-        if name == "seed" and value >= 2**32:
+        if name == "seed" and value > LARGEST_SEED:
             raise ValueError(f"`seed` is {value}: give a number below 2**32, which every generator takes.")
+    _check_memory({**PARAMETER_DEFAULTS, **parameters})
     if (dataset := parameters.get("dataset")) is not None:
-        if not (isinstance(dataset, str) and dataset):
-            what = "the name of a data set, for example 'glyphs', or None for the notebook's own"
-            raise ValueError(f"`dataset` is {dataset!r}: give {what}.")
+        if not isinstance(dataset, str | Mapping) or not dataset:
+            what = "a name such as 'glyphs', a path, {'source': path, 'label': 'Topic', …}, or None"
+            raise ValueError(f"`dataset` is {dataset!r}: give {what} for the notebook's own.")
         data.check_name(dataset)
+
+
+def _check_memory(parameters: Mapping[str, Any]) -> None:
+    """Refuses more episodes than a laptop can hold as indices: E x N (K + M) of them."""
+    n_episodes = parameters["n_episodes"]
+    one = INDEX_BYTES * parameters["n_way"] * (parameters["n_shot"] + parameters["n_query"])
+    if n_episodes is not None and n_episodes * one > GIB:
+        size = f"drawing them takes {n_episodes * one / GIB:,.0f} GiB of memory"
+        most = max(SMALLEST["n_episodes"][0], GIB // one)
+        raise ValueError(f"`n_episodes` is {n_episodes}: {size}. Give at most {most:,} of this size.")
 
 
 @dataclass(frozen=True)
@@ -74,13 +88,14 @@ class Lesson:
     """The checked set-up of one notebook run. Made by :func:`setup`.
 
     is_default: no parameter but the profile differs from the course's own, so that every claim must hold.
+    dataset: a name, a path, or a mapping with options, as ``data.load`` takes them.
     rows: what :meth:`record` recorded so far, by method, data set and setting.
     """
 
     notebook: str
     profile: str
     seed: int
-    dataset: str
+    dataset: str | Mapping[str, Any]
     n_way: int
     n_shot: int
     n_query: int
@@ -88,6 +103,13 @@ class Lesson:
     device: torch.device
     is_default: bool
     rows: dict[tuple, dict[str, Any]] = field(default_factory=dict, repr=False)
+
+    def load(self) -> ClassDataset:
+        """The data set of this lesson; ValueError where it cannot give the episodes that are asked for."""
+        dataset = data.load(self.dataset)
+        if problems := needs.problems(self.notebook, dataset, self.n_way, self.n_shot, self.n_query):
+            raise ValueError("\n".join(problems))
+        return dataset
 
     def pick(self, *, smoke: Any, laptop: Any, gpu: Any) -> Any:
         """The value for the profile of this run: ``lesson.pick(smoke=10, laptop=300, gpu=3000)``."""
@@ -152,12 +174,20 @@ def setup(
     seed_everything(lesson.seed)
     print(f"profile {profile} · device {lesson.device} · seed {lesson.seed} · {_versions()}")
     setting = f"{lesson.n_way}-way {lesson.n_shot}-shot, {lesson.n_query} queries per class"
-    print(f"data set {lesson.dataset} · {setting}, {lesson.n_episodes:,} episodes")
+    print(f"data set {_described(lesson.dataset)} · {setting}, {lesson.n_episodes:,} episodes")
     if not lesson.is_default:
         print("These are not the default parameters: claims are printed, not enforced.")
     if profile == "gpu" and lesson.device.type == "cpu":
         print("The gpu profile is meant for a GPU, and none was found: expect hours, or set it to 'laptop'.")
     return lesson
+
+
+def _described(dataset: str | Mapping[str, Any]) -> str:
+    """The source, and the options in brackets: "my.csv (label='Topic')"."""
+    if isinstance(dataset, str):
+        return dataset
+    options = ", ".join(f"{name}={value!r}" for name, value in dataset.items() if name != "source")
+    return f"{dataset['source']} ({options})" if options else str(dataset["source"])
 
 
 def _per_profile(argument: str, value: Any, profile: str) -> Any:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 
 from fewshot_lib.core import pick_device
-from fewshot_lib.data.cache import CacheError, cache_dir
+from fewshot_lib.data.cache import CacheError, cache_dir, prove_writable
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 OLDEST_PYTHON = (3, 11)
@@ -94,6 +94,7 @@ def _cache() -> Iterator[Finding]:
     name, advice = "a cache that can be written", "Set FEWSHOT_CACHE to a directory that you may write to."
     try:
         directory = cache_dir()
+        prove_writable(directory)
     except CacheError as error:
         yield Finding(name, False, str(error), advice)
         return

@@ -3,7 +3,8 @@
 ``Lesson.record`` stores a row as an output of its own type in the notebook. Whatever ran the notebook
 (JupyterLab, ``fewshot run``, papermill on a cluster), :func:`collect` finds it again. A row carries
 everything a number must be quoted with: data set, split family, profile, ways, shots, queries, episodes,
-seeds, inductive or transductive. Its accuracies are fractions, not percent.
+seeds, inductive or transductive. Its accuracies are fractions, not percent. A notebook that a run executed
+carries a stamp, :func:`run_of`; one without holds what its authors once stored.
 """
 
 import csv
@@ -14,12 +15,14 @@ from typing import Any
 
 from IPython.display import display
 
+STAMP = "fewshot_run"  # in the metadata of a notebook that `fewshot run` executed
 MIME = "application/vnd.fewshot.result+json"
 IDENTITY = tuple("kind method dataset split_family n_way n_shot n_query note".split())  # of a measurement
 COLUMNS = tuple(
     "kind notebook method dataset split_family profile n_way n_shot n_query episodes seeds transductive "
     "mean ci_low ci_high note".split()
 )
+TABLE_COLUMNS = (*COLUMNS, "run")  # of rows that were collected: when their notebook was started
 SHORT_COLUMNS = ("method", "dataset", "setting", "measured on", "result", "note")
 REPORT_COLUMNS = ("notebook", "method", "dataset", "profile", "setting", "measured on", "result", "note")
 
@@ -68,17 +71,30 @@ def show_row(row: Mapping[str, Any]) -> None:
     display({"text/plain": f"recorded: {text} ({cells['measured on']})", MIME: dict(row)}, raw=True)
 
 
+def run_of(notebook: Mapping[str, Any]) -> dict[str, Any] | None:
+    """When the run that executed the notebook started it, and whether it stopped before its end.
+
+    None where neither ``fewshot run`` nor papermill did: what papermill only prepared has no time. Where
+    there are both stamps, papermill came later, since ``fewshot run`` takes papermill's away.
+    """
+    papermill, ours = (notebook["metadata"].get(name) or {} for name in ("papermill", STAMP))
+    if started := papermill.get("start_time"):
+        return {"run": started, "stopped": bool(papermill.get("exception")) or not papermill.get("end_time")}
+    return {"run": ours.get("started", ""), "stopped": bool(ours.get("failure"))} if ours else None
+
+
 def rows_of(notebook: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The rows recorded in one executed notebook (nbformat), in order; of one measurement the last counts.
 
-    Rows of a notebook that stopped with an error say so in their note.
+    Each says which run it is of, and in its note whether the notebook stopped with an error.
     """
+    run = run_of(notebook) or {"run": "", "stopped": False}
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
-    stopped = any(output["output_type"] == "error" for output in outputs)
+    stopped = run["stopped"] or any(output["output_type"] == "error" for output in outputs)
     rows = {}
     for output in outputs:
         if MIME in output.get("data", {}):
-            row = {name: output["data"][MIME].get(name) for name in COLUMNS}
+            row = {name: output["data"][MIME].get(name) for name in COLUMNS} | {"run": run["run"]}
             if stopped:
                 row["note"] = "; ".join(filter(None, [row["note"], "the notebook stopped with an error"]))
             rows[tuple(row[name] for name in IDENTITY)] = row
@@ -116,9 +132,9 @@ def markdown_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = R
 
 
 def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table for programs: every column of the rows."""
+    """A table for programs: every column of the rows that were collected."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, TABLE_COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

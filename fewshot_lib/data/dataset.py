@@ -7,11 +7,15 @@ judged on others that it never saw. ``ClassDataset`` holds both facts, and refus
 from __future__ import annotations
 
 import hashlib
+import unicodedata
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+
+from fewshot_lib.data.reporting import DataError, first_few
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,22 +41,59 @@ class ClassDataset:
     def __post_init__(self) -> None:
         if not self.domains:
             object.__setattr__(self, "domains", [""] * self.n_classes)
-        n, n_classes = len(self.labels), self.n_classes
-        if len(self.inputs) != n:
-            found = f"`inputs` has {len(self.inputs)} examples but `labels` has {n}"
-            raise ValueError(f"{found}: give one label per example.")
-        if len(self.domains) != n_classes:
-            found = f"`domains` has {len(self.domains)} names but there are {n_classes} classes"
+        if len(self.domains) != self.n_classes:
+            found = f"`domains` has {len(self.domains)} names but there are {self.n_classes} classes"
             raise ValueError(f"{found}: give one domain per class.")
-        low, high = (int(self.labels.min()), int(self.labels.max())) if n else (0, n_classes - 1)
+        _check_names(self.class_names)
+        self._check_labels()
+        self._check_inputs()
+        self._check_splits()
+
+    def _check_labels(self) -> None:
+        labels, n_classes = self.labels, self.n_classes
+        if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
+            found = (
+                f"shape {tuple(labels.shape)} and dtype {labels.dtype}" if isinstance(labels, Tensor) else ""
+            )
+            found = found or f"type {type(labels).__name__}"
+            raise ValueError(
+                f"`labels` has {found}: give class ids, a tensor (n,) of int64; from_arrays makes them."
+            )
+        if len(self.inputs) != len(labels):
+            found = f"`inputs` has {len(self.inputs)} examples but `labels` has {len(labels)}"
+            raise ValueError(f"{found}: give one label per example.")
+        low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, n_classes - 1)
         if low < 0 or high >= n_classes:
             found = f"`labels` runs from {low} to {high} but `class_names` has {n_classes} names"
             raise ValueError(f"{found}: labels must be in 0..{n_classes - 1}.")
+
+    def _check_inputs(self) -> None:
+        """Refuses texts that are none, and NaN: every distance to it would be NaN."""
+        if isinstance(self.inputs, Tensor):
+            if not self.inputs.is_floating_point():
+                return
+            finite = self.inputs.isfinite().reshape(len(self), -1) if len(self) else torch.ones(0, 1).bool()
+            bad = (~finite.all(1)).nonzero().flatten().tolist()
+            what, fix = "a value that is NaN or infinite", "repair it or leave it out"
+        elif isinstance(self.inputs, list):
+            bad = [i for i, text in enumerate(self.inputs) if not isinstance(text, str)]
+            what, fix = "no text", "texts are strings, images one tensor"
+        else:
+            kind = type(self.inputs).__name__
+            raise ValueError(
+                f"`inputs` is of type {kind}: give a tensor or a list of texts; from_arrays helps."
+            )
+        if bad:
+            more = f" (and {len(bad) - 1:,} more)" if len(bad) > 1 else ""
+            where = f"no. {bad[0]}, of class {self.class_names[self.labels[bad[0]]]!r}{more}"
+            raise ValueError(f"`inputs` holds {what} in example {where}: {fix}.")
+
+    def _check_splits(self) -> None:
         owner: dict[int, str] = {}
         for split, c in ((split, c) for split, classes in self.splits.items() for c in classes.tolist()):
-            if not 0 <= c < n_classes:
+            if not 0 <= c < self.n_classes:
                 found = f"`splits[{split!r}]` names class {c}"
-                raise ValueError(f"{found}, but there are only {n_classes} classes.")
+                raise ValueError(f"{found}, but there are only {self.n_classes} classes.")
             if c in owner:
                 found = f"`splits` puts class {c} ({self.class_names[c]!r}) in {owner[c]!r} and in {split!r}"
                 rule = "a class that is trained on must not be tested on"
@@ -96,6 +137,31 @@ class ClassDataset:
         rows, splits = self.rows(split), {split: self.classes(split)}
         return replace(self, inputs=self.take(rows), labels=self.labels[rows], splits=splits)
 
+    def without_small_classes(self, min_examples: int) -> ClassDataset:
+        """The classes with at least so many examples, counted anew; warns of those that are left out.
+
+        1 leaves out none: a set may know of classes that it holds no examples of.
+        """
+        small = self.counts < (min_examples if min_examples > 1 else 0)
+        if not small.any():
+            return self
+        left_out = [f"{self.class_names[c]!r} ({self.counts[c]})" for c in small.nonzero().flatten().tolist()]
+        message = f"{len(left_out)} of {self.n_classes} classes have fewer than {min_examples} examples"
+        if small.all():
+            raise DataError(f"{self.name}: {message}, all there are: lower `min_examples`.")
+        warnings.warn(f"{self.name}: {message} and are left out: {first_few(left_out)}.", stacklevel=3)
+        kept = (~small).nonzero().flatten()
+        rows = (~small[self.labels]).nonzero().flatten()
+        new_id = (~small).cumsum(0) - 1
+        return replace(
+            self,
+            inputs=self.take(rows),
+            labels=new_id[self.labels[rows]],
+            class_names=[self.class_names[c] for c in kept],
+            domains=[self.domains[c] for c in kept],
+            splits={split: new_id[ids[~small[ids]]] for split, ids in self.splits.items()},
+        )
+
     def training_set(self, split: str = "train") -> tuple[Tensor, Tensor]:
         """For supervised training: the rows of a split (m,), and their classes counted from 0 (m,)."""
         rows, classes = self.rows(split), self.classes(split).sort().values
@@ -126,6 +192,19 @@ class ClassDataset:
         shape = "" if isinstance(self.inputs, list) else "x".join(map(str, self.inputs.shape[1:]))
         size = f"{len(self):,} {'texts' if self.is_text else f'images {shape}'}, {self.n_classes} classes"
         return f"ClassDataset({self.name}/{self.split_family}: {size}: {parts})"
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Raises ValueError unless the names of the classes tell them apart, in print too."""
+    first: dict[str, int] = {}
+    for c, name in enumerate(names):
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"`class_names[{c}]` is {name!r}: give every class a name, a text.")
+        if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+            raise ValueError(f"`class_names[{c}]` is {name!r}, which cannot be printed: rename the class.")
+        if first.setdefault(name, c) != c:
+            both = f"the name of classes {first[name]} and {c}"
+            raise ValueError(f"`class_names` has {name!r} twice, as {both}: join or rename them.")
 
 
 def class_ids(ids: Sequence[int]) -> Tensor:

@@ -7,11 +7,21 @@ imported by the functions that need them: they take seconds.
 
 from fewshot_lib.encoders.features import (
     by_length,
+    check_texts,
     encode,
     encoder_fingerprint,
     extract_features,
     raw_features,
+    warn_of_cut,
 )
 from fewshot_lib.encoders.images import Conv4
 from fewshot_lib.encoders.language_model import MaskedLM, load_masked_lm, untrained
-from fewshot_lib.encoders.text import TextEncoder, TokenEncoder, add_lora, tokenise, with_lora
+from fewshot_lib.encoders.text import (
+    TextEncoder,
+    TokenEncoder,
+    add_lora,
+    check_max_tokens,
+    count_tokens,
+    tokenise,
+    with_lora,
+)

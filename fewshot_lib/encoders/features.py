@@ -1,42 +1,126 @@
 """Features f(x) of a whole data set, computed once and kept on disk: episodes are then plain look-ups."""
 
 import hashlib
-from collections.abc import Callable
+import json
+import warnings
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from fewshot_lib.core import evaluation_mode
+from fewshot_lib.core import a_list, digest, evaluation_mode, feature_rows, for_model, whole_number
 from fewshot_lib.data.cache import Contents, cache_dir, cached_tensors
 from fewshot_lib.data.dataset import ClassDataset
 from fewshot_lib.data.reporting import shows_progress
 
 _PART = 2048  # examples per file of the feature cache: what an interruption can cost
+_VERSION = 2  # of what is computed here: raise it where the same encoder would give other features
 
 
 def encoder_fingerprint(encoder: nn.Module) -> str:
-    """sha256 over the encoder's class, weights and settings: equal fingerprints give equal features."""
-    settings = f"{type(encoder).__qualname__} {encoder!r} {getattr(encoder, 'max_tokens', '')}"
-    digest = hashlib.sha256(settings.encode())
+    """sha256 over the encoder's class, weights, tokenizer and settings: equal ones give equal features."""
+    settings = [getattr(encoder, name, "") for name in ("max_tokens", "padding")]
+    settings += [type(encoder).__qualname__, repr(encoder), _of_tokenizer(encoder)]
+    found = hashlib.sha256(repr(settings).encode("utf-8", "surrogatepass"))
     for name, tensor in sorted(encoder.state_dict().items()):
-        raw = tensor.cpu().contiguous().flatten().view(torch.uint8)  # numpy has no bfloat16
-        digest.update(name.encode() + raw.numpy().tobytes())
-    return digest.hexdigest()
+        found.update(name.encode() + digest(tensor).encode())
+    return found.hexdigest()
+
+
+def _of_tokenizer(encoder: nn.Module) -> str:
+    """All that decides which tokens a text becomes, and nothing that a call leaves behind."""
+    tokenizer = getattr(encoder, "tokenizer", None)
+    if (fast := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        rules = json.loads(fast.to_str())
+        return json.dumps(
+            {name: rule for name, rule in rules.items() if name not in ("truncation", "padding")}
+        )
+    if (vocabulary := getattr(tokenizer, "get_vocab", None)) is not None:
+        return repr([type(tokenizer).__qualname__, sorted(vocabulary().items())])
+    return "" if tokenizer is None else repr(tokenizer)
+
+
+def check_texts(texts: Any, name: str = "texts") -> list[str]:
+    """Texts as a list, from a list, an array or a pandas column.
+
+    Raises ValueError, with the row, for what is no text, and for halves of characters (lone surrogates),
+    which a tokenizer cannot read.
+    """
+    a_list(**{name: texts})
+    is_list = isinstance(texts, Sequence) or getattr(texts, "ndim", 0) == 1
+    if not is_list or not len(texts):
+        found = texts if is_list else f"of type {type(texts).__name__}"
+        raise ValueError(f"`{name}` is {found}: give a list with at least one text.")
+    texts = list(texts)
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"`{name}` has {text!r} in row {row}: give texts, and leave missing ones out.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = f"half a character ({text[error.start]!a} at {error.start}, a lone surrogate)"
+            fix = "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') mends it"
+            raise ValueError(f"`{name}` has {half} in row {row}: {fix}.") from None
+    return texts
+
+
+def n_cut(encoder: nn.Module, texts: Sequence[str]) -> int:
+    """How many texts have more tokens than the encoder reads; 0 where it does not say how many it reads."""
+    most, count = getattr(encoder, "max_tokens", None), getattr(encoder, "count_tokens", None)
+    if most is None or count is None:
+        return 0
+    # a token has at least a byte, so that most texts need not be tokenised for this
+    long = [text for text in texts if len(text) + 2 > most // 4 and len(text.encode()) + 2 > most]
+    return int((count(long) > most).sum()) if long else 0
+
+
+def warn_of_cut(n: int, total: int, most: int, fix: str, stacklevel: int = 3) -> None:
+    """Says that n of ``total`` texts are longer than ``most`` tokens, unless it is less than one in 1,000."""
+    if n * 1000 >= max(total, 1):
+        found = f"{n:,} of {total:,} texts are longer than {most} tokens, and the rest of them is not read"
+        warnings.warn(f"{found}: {fix}.", stacklevel=stacklevel)
+
+
+def _warn_of_cut(encoder: nn.Module, n: int, total: int) -> None:
+    most = getattr(encoder, "max_tokens", 0)
+    room = getattr(encoder, "n_positions", None) or most
+    fix = f"raise `max_tokens`, here up to {room}, " if room > most else ""
+    warn_of_cut(n, total, most, f"{fix}{'or ' if fix else ''}give the part of the texts that matters", 4)
+
+
+def encode(encoder: nn.Module, inputs: Any, batch_size: int = 256, label: str = "") -> Tensor:
+    """Features (n, d) of all inputs in evaluation mode, on the encoder's device; no cache.
+
+    inputs: a tensor (n, ...), n texts, or an array or a pandas column of them. Warns of texts that are cut.
+    label: of the progress bar; without one there is none.
+    """
+    whole_number(1, batch_size=batch_size)
+    inputs = _checked(inputs)
+    if not isinstance(inputs, Tensor):
+        _warn_of_cut(encoder, n_cut(encoder, inputs), len(inputs))
+    return _encode(encoder, inputs, batch_size, label)
+
+
+def _checked(inputs: Any) -> Tensor | list[str]:
+    """A tensor, from a tensor or an array of numbers; else a list of texts."""
+    a_list(inputs=inputs)
+    if isinstance(inputs, Tensor) or (np.size(inputs) and np.asarray(inputs).dtype.kind in "biuf"):
+        return feature_rows("inputs", inputs)
+    return check_texts(inputs)
 
 
 @torch.no_grad()
-def encode(encoder: nn.Module, inputs: Tensor | list[str], batch_size: int = 256, label: str = "") -> Tensor:
-    """Features (n, d) of all inputs in evaluation mode, on the encoder's device; no cache.
-
-    label: of the progress bar; without one there is none.
-    """
-    device = next(encoder.parameters()).device
+def _encode(encoder: nn.Module, inputs: Tensor | list[str], batch_size: int = 256, label: str = "") -> Tensor:
     with evaluation_mode(encoder):
         if isinstance(inputs, Tensor):
             as_they_come = torch.zeros(len(inputs))
-            return by_length(lambda rows: encoder(inputs[rows].to(device)), as_they_come, batch_size, label)
+            return by_length(
+                lambda rows: encoder(for_model(inputs[rows], encoder)), as_they_come, batch_size, label
+            )
         lengths = torch.tensor([len(text) for text in inputs])
         return by_length(lambda rows: encoder([inputs[row] for row in rows]), lengths, batch_size, label)
 
@@ -52,19 +136,41 @@ def by_length(run: Callable[[Tensor], Tensor], lengths: Tensor, batch_size: int,
 def extract_features(encoder: nn.Module, dataset: ClassDataset) -> Tensor:
     """Features (n, d) of a whole data set, kept under a key of the data's and the encoder's content.
 
-    Shows progress. Interrupted, it goes on where it stopped: finished parts of 2,048 examples stay.
+    Shows progress, and warns of texts that are cut. Interrupted, it goes on where it stopped: finished parts
+    of 2,048 examples stay.
     """
-    key = hashlib.sha256(f"{dataset.fingerprint()} {encoder_fingerprint(encoder)}".encode()).hexdigest()[:24]
+    content = f"{_VERSION} {dataset.fingerprint()} {encoder_fingerprint(encoder)}"
+    key = hashlib.sha256(content.encode()).hexdigest()[:24]
     starts = range(0, len(dataset), _PART)
+    if not isinstance(dataset.inputs, Tensor):
+        check_texts(dataset.inputs)
 
     def part(number: int) -> Contents:
         rows = range(len(dataset))[starts[number] : starts[number] + _PART]
         label = f"features of {dataset.name}, part {number + 1} of {len(starts)}"
-        return {"features": encode(encoder, dataset.take(rows), label=label)}, {"dataset": dataset.name}
+        inputs = dataset.take(rows)
+        features = _encode(encoder, inputs, label=label)
+        feature_rows(
+            f"features` of {dataset.name} (part {number + 1}), by `{type(encoder).__name__}", features
+        )
+        cut = 0 if isinstance(inputs, Tensor) else n_cut(encoder, inputs)
+        return {"features": features}, {"dataset": dataset.name, "key": key, "cut": str(cut)}
 
-    files = [cache_dir("features", key) / f"{number:05d}.safetensors" for number in range(len(starts))]
-    parts = [cached_tensors(file, partial(part, number))[0]["features"] for number, file in enumerate(files)]
-    return torch.cat(parts).to(next(encoder.parameters()).device)
+    def check(number: int, kept: Contents) -> None:
+        tensors, facts = kept
+        needed = min(_PART, len(dataset) - starts[number])
+        if facts.get("key") != key or "cut" not in facts or len(tensors.get("features", ())) != needed:
+            raise ValueError(f"does not hold the features of the {needed:,} examples it is for")
+
+    parts, n_of_cut = [], 0
+    for number in range(len(starts)):
+        file = cache_dir("features", key) / f"{number:05d}.safetensors"
+        tensors, facts = cached_tensors(file, partial(part, number), partial(check, number))
+        parts.append(tensors["features"])
+        n_of_cut += int(facts["cut"])
+    _warn_of_cut(encoder, n_of_cut, len(dataset))
+    weights = next(encoder.parameters(), torch.empty(0))
+    return torch.cat(parts).to(weights.device)
 
 
 def raw_features(dataset: ClassDataset) -> Tensor:

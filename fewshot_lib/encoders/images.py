@@ -20,7 +20,7 @@ class Conv4(nn.Module):
     def __init__(self, in_channels: int = 1, width: int = 64, downsample: str = "pool") -> None:
         super().__init__()
         one_of("downsample", downsample, ("pool", "stride"))
-        self.downsample = downsample
+        self.downsample, self.in_channels = downsample, in_channels
         channels = [in_channels, width, width, width, width]
         self.blocks = nn.Sequential(*(self._block(*pair) for pair in itertools.pairwise(channels)))
         self.n_features = width
@@ -33,7 +33,17 @@ class Conv4(nn.Module):
         pooling = () if strided else (nn.MaxPool2d(2),)
         return nn.Sequential(convolution, nn.BatchNorm2d(c_out), nn.ReLU(), *pooling)
 
+    def _check(self, images: Tensor) -> None:
+        if not isinstance(images, Tensor) or not (images.is_floating_point() or images.dtype == torch.uint8):
+            found = f"of {images.dtype}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
+            raise ValueError(f"`images` are {found}: give a tensor, uint8 (0..255) or float (0..1).")
+        least = 16 if self.downsample == "pool" else 1
+        if images.dim() != 4 or images.shape[1] != self.in_channels or min(images.shape[2:]) < least:
+            needed = f"(n, {self.in_channels}, height, width), {least} pixels a side or more"
+            raise ValueError(f"`images` have shape {tuple(images.shape)}: give {needed}.")
+
     def forward(self, images: Tensor) -> Tensor:
+        self._check(images)
         if images.dtype == torch.uint8:
             images = images.float() / 255
         features = self.blocks(images)

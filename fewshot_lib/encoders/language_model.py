@@ -21,7 +21,15 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from fewshot_lib.core import extra
-from fewshot_lib.encoders.text import minilm_path, quiet
+from fewshot_lib.encoders.features import check_texts, n_cut, warn_of_cut
+from fewshot_lib.encoders.text import (
+    check_max_tokens,
+    count,
+    loading,
+    minilm_path,
+    positions_of,
+    quiet,
+)
 
 MINILM_MLM = Path(__file__).with_name("minilm_mlm.safetensors")
 MINILM_MLM_SHA256 = "62dd3accf22cf791c9c9e27c82251015679f070dc9be982eb9f62da95bb0d6a3"
@@ -44,16 +52,12 @@ class MaskedLM(nn.Module):
 
     def __init__(self, model: Any, tokenizer: Any, max_tokens: int = 128) -> None:
         super().__init__()
-        positions = model.config.max_position_embeddings
-        if "roberta" in model.config.model_type:  # counts from the id of the padding token on
-            positions -= model.config.pad_token_id + 1
-        if not 3 <= max_tokens <= positions:
-            fix = f"choose 3 to {positions}, as many as this model has positions for"
-            raise ValueError(f"`max_tokens` is {max_tokens}: {fix}.")
+        self.n_positions = positions_of(model)
+        check_max_tokens(max_tokens, self.n_positions)
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-        self.model, self.tokenizer, self.max_tokens = model, tokenizer, max_tokens
+        self.model, self.tokenizer, self.max_tokens = model, tokenizer, int(max_tokens)
         self.hidden_size: int = model.config.hidden_size
         self.mask_token_id: int = tokenizer.mask_token_id
         self.eval()
@@ -70,12 +74,16 @@ class MaskedLM(nn.Module):
 
     def tokenise(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """``tokens`` and ``attention_mask`` for ``hidden``, (n, L), padded on the right to the longest."""
-        if isinstance(texts, str) or not len(texts):
-            raise ValueError(f"`texts` is {texts!r}: give a list with at least one text.")
+        texts = check_texts(texts)
+        warn_of_cut(n_cut(self, texts), len(texts), self.max_tokens, "load the model with more `max_tokens`")
         cut = {"truncation": True, "max_length": self.max_tokens}
-        batch = self.tokenizer(list(texts), padding=True, padding_side="right", return_tensors="pt", **cut)
+        batch = self.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt", **cut)
         batch = batch.to(self.word_embeddings.device)
         return {"tokens": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+
+    def count_tokens(self, texts: Sequence[str]) -> Tensor:
+        """How many tokens each text has, (n,), with the two around it; more than max_tokens are cut."""
+        return count(self.tokenizer, texts)
 
     def hidden(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Last hidden layer (n, L, d) of token ids (n, L), or of *word* embeddings (n, L, d).
@@ -108,7 +116,7 @@ def load_masked_lm(source: str | Path = "minilm-mlm", max_tokens: int = 128) -> 
     """
     if source == "minilm":
         raise ValueError("`source` is 'minilm', an encoder, which cannot fill gaps: use 'minilm-mlm'.")
-    return _from_minilm(max_tokens) if source == "minilm-mlm" else _from_hub(str(source), max_tokens)
+    return _from_minilm(max_tokens) if source == "minilm-mlm" else _from_hub(source, max_tokens)
 
 
 def _from_minilm(max_tokens: int) -> MaskedLM:
@@ -154,24 +162,24 @@ def merge(model: nn.Module, tensors: dict[str, Tensor], scale: float) -> None:
             parameters[target].copy_(tensor)
 
 
-def _from_hub(source: str, max_tokens: int) -> MaskedLM:
+def _from_hub(source: str | Path, max_tokens: int) -> MaskedLM:
     """A model that ``transformers`` can load, with its own MLM head."""
     with extra("text"):
         from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
-    try:
-        kind = AutoConfig.from_pretrained(source).model_type
-    except (OSError, ValueError) as error:
-        fix = f"give 'minilm-mlm', a folder with config.json and model.safetensors, or a hub id. {error}"
-        raise ValueError(f"`source` is {source!r}, which cannot be loaded: {fix}") from error
+    with loading(source, "'minilm-mlm'") as path:
+        kind = AutoConfig.from_pretrained(path).model_type
     if kind not in TRANSFORMS:
         fix = f"use one of the types {', '.join(map(repr, TRANSFORMS))}"
         raise ValueError(f"`source` is a {kind!r} model, which is not supported: {fix}.")
-    with quiet(), torch.random.fork_rng(devices=[]):
+    with loading(source, "'minilm-mlm'") as path, torch.random.fork_rng(devices=[]):
         model, report = AutoModelForMaskedLM.from_pretrained(
-            source, use_safetensors=True, attn_implementation="eager", output_loading_info=True
+            path, use_safetensors=True, attn_implementation="eager", output_loading_info=True
         )
+        tokenizer = AutoTokenizer.from_pretrained(path)
     if missing := ", ".join(sorted(report["missing_keys"])):
         fix = "use 'minilm-mlm', or a masked language model such as 'bert-base-uncased'"
-        raise ValueError(f"`source` is {source!r}, with no trained MLM head (missing: {missing}): {fix}.")
-    return MaskedLM(model, AutoTokenizer.from_pretrained(source), max_tokens)
+        raise ValueError(
+            f"`source` is {str(source)!r}, with no trained MLM head (missing: {missing}): {fix}."
+        )
+    return MaskedLM(model, tokenizer, max_tokens)

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from fewshot_lib.core import extra
-from fewshot_lib.encoders.features import by_length
+from fewshot_lib.core import a_list, extra, random_numbers, whole_number
+from fewshot_lib.encoders.features import by_length, check_texts, n_cut, warn_of_cut
 
 # model.safetensors on the hub
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -38,9 +39,8 @@ class TextEncoder(nn.Module):
         with extra("text"):  # seconds to import: only who reads texts waits
             from transformers import AutoModel, AutoTokenizer
 
-        path = minilm_path() if source == "minilm" else source
-        self.tokenizer = AutoTokenizer.from_pretrained(path)
-        with quiet():
+        with loading(minilm_path() if source == "minilm" else source) as path:
+            self.tokenizer = AutoTokenizer.from_pretrained(path)
             how = {"use_safetensors": True, "output_loading_info": True}
             self.model, report = AutoModel.from_pretrained(path, **how)
         # the pooler is not used here, and many encoders come without
@@ -50,13 +50,19 @@ class TextEncoder(nn.Module):
             raise ValueError(
                 f"`source` is {str(source)!r}, {lack}: use a trained encoder of this architecture."
             )
-        self.max_tokens = max_tokens
+        self.n_positions = positions_of(self.model)
+        check_max_tokens(max_tokens, self.n_positions)
+        self.max_tokens = int(max_tokens)
         self.n_features: int = self.model.config.hidden_size
         self.eval()  # the whole module: dropout stays off, whoever restores the mode found here
 
     def forward(self, texts: Sequence[str]) -> Tensor:
         batch = _tokens(self, texts).to(self.model.device)
         return _mean_of_tokens(self.model, batch["input_ids"], batch["attention_mask"])
+
+    def count_tokens(self, texts: Sequence[str]) -> Tensor:
+        """How many tokens each text has, (n,), with the two around it; more than max_tokens are cut."""
+        return count(self.tokenizer, texts)
 
 
 class TokenEncoder(nn.Module):
@@ -86,7 +92,12 @@ class TokenEncoder(nn.Module):
 
 
 def tokenise(text_encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
-    """n texts -> token ids (n, L), filled up with padding: what ``evaluate`` deals to a TokenEncoder."""
+    """n texts -> token ids (n, L), filled up with padding: what ``evaluate`` deals to a TokenEncoder.
+
+    Warns of texts that are cut.
+    """
+    texts, most = check_texts(texts), text_encoder.max_tokens
+    warn_of_cut(n_cut(text_encoder, texts), len(texts), most, "raise the encoder's `max_tokens`")
     return _tokens(text_encoder, texts)["input_ids"]
 
 
@@ -104,13 +115,71 @@ def with_lora(
 
 def add_lora(model: nn.Module, rank: int, targets: Sequence[str], seed: int) -> None:
     """Puts adapters into the model itself, as in ``with_lora``; everything else then needs no gradient."""
+    a_list(targets=targets)
+    whole_number(1, rank=rank)
     with extra("text"):  # seconds to import: only who uses it waits
         from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(targets))
     with torch.random.fork_rng(devices=[]):  # peft draws from the global generator
-        torch.manual_seed(seed)
+        torch.manual_seed(random_numbers(seed).initial_seed())
         inject_adapter_in_model(config, model)
+
+
+def count_tokens(texts: Sequence[str], source: str | Path = "minilm") -> Tensor:
+    """As ``TextEncoder.count_tokens``, (n,), without loading any weights: for a look at data."""
+    with extra("text"):
+        from transformers import AutoTokenizer
+
+    with loading(minilm_path() if source == "minilm" else source) as path:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    return count(tokenizer, texts)
+
+
+def count(tokenizer: Any, texts: Sequence[str]) -> Tensor:
+    """Tokens of each text, (n,), uncut."""
+    found = tokenizer(check_texts(texts), verbose=False)["input_ids"]  # verbose: of long texts, which is us
+    return torch.tensor([len(ids) for ids in found])
+
+
+def positions_of(model: nn.Module) -> int | None:
+    """How many tokens a model has positions for; None where it has no table of positions."""
+    for name, table in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(table, nn.Embedding):
+            # RoBERTa and its kind count from behind the id of the padding token on
+            return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+    return None
+
+
+def check_max_tokens(max_tokens: int, positions: int | None) -> None:
+    """Raises ValueError unless a text with the two tokens around it has room, and a position for each."""
+    whole_number(1, max_tokens=max_tokens)
+    if max_tokens < 3 or (positions is not None and max_tokens > positions):
+        there = (
+            "3 or more" if positions is None else f"3 to {positions}, as many as this model has positions for"
+        )
+        raise ValueError(f"`max_tokens` is {max_tokens}: choose {there}.")
+
+
+@contextmanager
+def loading(source: str | Path, kind: str = "'minilm'") -> Iterator[str]:
+    """Around the loading of a model: yields where from, is quiet, and what goes wrong is a ValueError.
+
+    kind: what ships with the course and can be loaded in its place.
+    """
+    if not isinstance(source, (str, Path)):
+        raise ValueError(f"`source` is {source!r}: give {kind}, a folder or a hub id.")
+    path = Path(source).expanduser()
+    is_path = isinstance(source, Path) or str(source).startswith((".", "/", "~", "\\"))
+    try:
+        if is_path and not path.is_dir():
+            raise ValueError("It is a file." if path.exists() else "There is no such folder.")
+        with quiet():
+            yield str(path) if is_path else str(source)
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError) as error:
+        fix = f"give {kind}, a folder with config.json, model.safetensors and tokenizer files, or a hub id"
+        why = " ".join(str(error).split())[:300]
+        raise ValueError(f"`source` is {str(source)!r}, which cannot be loaded: {fix}. {why}") from error
 
 
 @contextmanager
@@ -148,7 +217,7 @@ def minilm_path() -> Path:
 def _tokens(encoder: TextEncoder, texts: Sequence[str]) -> Any:
     """transformers' batch: ``input_ids`` and ``attention_mask``, both (n, L)."""
     return encoder.tokenizer(
-        list(texts), padding=True, truncation=True, max_length=encoder.max_tokens, return_tensors="pt"
+        check_texts(texts), padding=True, truncation=True, max_length=encoder.max_tokens, return_tensors="pt"
     )
 
 

@@ -74,7 +74,7 @@ class EncoderFineTuning:
 
     def trajectory(self, support: Tensor, query: Tensor, at: Sequence[int], **masks: Tensor | None) -> Tensor:
         """Logits after each number of steps in ``at``, from one run: (T, E, M, N)."""
-        check_steps("at", at)
+        at = check_steps("at", at)
         check_shapes(support, query, masks.get("support_mask"))
         episodes = []
         with evaluation_mode(self.encoder):

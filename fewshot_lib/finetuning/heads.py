@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_lib.core import check_shapes, check_steps, masked_mean, one_of, positive
+from fewshot_lib.core import check_shapes, check_steps, masked_mean, one_of, positive, random_numbers
 from fewshot_lib.prototypes import class_means
 
 State = TypeVar("State")
@@ -123,7 +123,7 @@ class FineTuning:
     @torch.no_grad()
     def heads(self, support: Tensor, query: Tensor, at: Sequence[int], **masks: Tensor | None) -> list[Head]:
         """The heads after each number of steps in ``at``."""
-        check_steps("at", at)
+        at = check_steps("at", at)
         check_shapes(support, query, masks.get("support_mask"))
         inputs = self.loss_inputs(support.detach(), query.detach(), **masks)
         head = self.start(support, masks.get("support_mask"))
@@ -139,7 +139,7 @@ class FineTuning:
         """The heads at step 0: support (E, N, K, d) -> W by ``init``, b = 0."""
         e, n, _, d = support.shape
         if self.init == "random":
-            drawn = torch.randn(n, d, generator=torch.Generator().manual_seed(self.seed)) / d**0.5
+            drawn = torch.randn(n, d, generator=random_numbers(self.seed)) / d**0.5
             weights = drawn.to(support).repeat(e, 1, 1)
         elif self.init == "means":
             weights = class_means(F.normalize(support, dim=-1) if self.normalise else support, support_mask)

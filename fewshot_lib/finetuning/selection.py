@@ -12,7 +12,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fewshot_lib.core import EpisodeResults, Episodes, Method, accuracy_per_episode, evaluate
+from fewshot_lib.core import (
+    EpisodeResults,
+    Episodes,
+    Method,
+    accuracy_per_episode,
+    check_steps,
+    evaluate,
+    usable,
+    whole_number,
+)
 from fewshot_lib.data.dataset import ClassDataset
 from fewshot_lib.finetuning.encoder import EncoderFineTuning
 from fewshot_lib.finetuning.heads import FineTuning
@@ -55,8 +64,8 @@ def choose(
     features (n, d), or whatever the methods take. Candidates that differ in ``steps`` only are run once, to
     the most steps.
     """
-    if not candidates:
-        raise ValueError("`candidates` is empty: give at least one named method.")
+    if not candidates or not isinstance(candidates, Mapping):
+        raise ValueError("`candidates` holds no named method: give at least one, as {name: method}.")
     validation = dataset.classes("val").to(episodes.classes.device)
     others = episodes.classes[~torch.isin(episodes.classes, validation)].tolist()
     if others:
@@ -89,6 +98,8 @@ def evaluate_steps(
     batch_size: int = 1000,
 ) -> list[EpisodeResults]:
     """``evaluate`` after each number of steps in ``at``, from one run: accuracy against fine-tuning steps."""
+    features, at = usable(episodes, features), check_steps("at", at)
+    whole_number(1, batch_size=batch_size)
     batches, names = [], ("support_mask", "query_mask") if episodes.is_padded else ()
     for start in range(0, len(episodes), batch_size):
         batch = episodes[start : start + batch_size].to(features.device)

@@ -123,8 +123,7 @@ class MAML(nn.Module):
         if self.chunk_size is not None:
             checks.whole_number(1, chunk_size=self.chunk_size)
         checks.whole_number(0, inner_steps=inner_steps)
-        if not (isinstance(inner_lr, (int, float)) and 0 <= inner_lr < float("inf")):
-            raise ValueError(f"`inner_lr` is {inner_lr!r}: use a number, 0 or more.")
+        inner_lr = checks.rate(inner_lr=inner_lr)
         self.model, self.start, self.rate_kind = model, start, rates
         self.inner_steps, self.inner_lr, self.first_order = inner_steps, inner_lr, first_order
         self.step_norms = norms.StepNorms(model, inner_steps, per_step_norm)
@@ -137,6 +136,8 @@ class MAML(nn.Module):
         linear_head = type(model) is Classifier and isinstance(model.head, nn.Linear)
         head_only = linear_head and all(name.startswith("head.") for name in self.adapted)
         self._guarded = self.engine == "vmap" and not head_only  # else the inner gradient meets no norm
+        if self.engine == "vmap":
+            norms.check_recurrent(model)
         norms.check(model, second_order_under_vmap=self._guarded and not first_order)
 
     def _names_of(self, adapt: str | Sequence[str] | None) -> list[str]:
@@ -220,12 +221,13 @@ class MAML(nn.Module):
         if len(sizes) > 1:
             found = "supports, labels and queries have different numbers of tasks"
             raise ValueError(f"`tasks` is {sizes}: {found}.")
-        checks.check_steps("at", at)
+        at = checks.check_steps("at", at)
         adapt_one = partial(self._task, at=at, first_order=first_order or self.first_order)
         # fused attention has no second derivative, and none of the rules that vmap needs
         with sdpa_kernel(SDPBackend.MATH):
             if self.engine == "vmap":
-                return vmap(adapt_one, randomness="different")(*parts)
+                with norms.vmap_words():
+                    return vmap(adapt_one, randomness="different")(*parts)
             each = [adapt_one(*tree_map(lambda leaf, t=t: leaf[t], parts)) for t in range(sizes[0])]
         return tree_map(lambda *leaves: torch.stack(leaves), *each)
 

@@ -272,3 +272,25 @@ class RefuseFusedNorms(TorchFunctionMode):
             fix = "use the layers of `norms` in its place, or engine='loop'"
             raise ValueError(f"`model` {wrong}: {fix}.")
         return func(*args, **(kwargs or {}))
+
+
+def check_recurrent(model: nn.Module) -> None:
+    """Refuses recurrent layers, which vmap has no rules for: an LSTM, a GRU, and their cells."""
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+            found = f"`model` holds {type(module).__name__} as {name or 'itself'!r}"
+            raise ValueError(f"{found}, which engine='vmap' cannot run: use engine='loop'.")
+
+
+@contextlib.contextmanager
+def vmap_words() -> Iterator[None]:
+    """Around vmap: what it cannot run is a ValueError that names the other engine."""
+    try:
+        yield
+    except RuntimeError as error:
+        why = str(error).splitlines()[0]
+        if not any(
+            word in str(error) for word in ("vmap", "Batching rule", "doesn't match the broadcast shape")
+        ):
+            raise
+        raise ValueError(f"`model` cannot run under engine='vmap' ({why}): use engine='loop'.") from error

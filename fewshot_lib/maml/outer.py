@@ -19,7 +19,19 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 from torch.utils._pytree import tree_map
 
-from fewshot_lib.core import Episodes, EpisodeSampler, History, Settings, Stateful, checks, fit, one_cycle
+from fewshot_lib.core import (
+    Episodes,
+    EpisodeSampler,
+    History,
+    Settings,
+    Stateful,
+    checks,
+    data_facts,
+    feature_rows,
+    fit,
+    for_model,
+    one_cycle,
+)
 from fewshot_lib.data.dataset import ClassDataset
 from fewshot_lib.maml.inner import MAML, Tasks, way_labels
 
@@ -42,6 +54,7 @@ def meta_loss(
     so that the graph of one chunk is in memory at a time; the loss that is returned then has no graph.
     """
     n_tasks = len(tasks.query_labels)
+    checks.whole_number(1, n_tasks=n_tasks)
     chunk = min(n_tasks, learner.chunk_size or n_tasks)
     weights = step_weights(learner.inner_steps, progress, multi_step_until)
     at = [s for s, weight in enumerate(weights) if weight > 0]
@@ -123,9 +136,12 @@ def meta_train(
     objective: ``meta_loss``, ``plus_plus_loss``, ``reptile_loss``, or another of their kind.
     optimizer: from parameters to an optimiser (None: Adam).
     schedule: of its rate, "cosine" (down to 1 % of lr, as in MAML++), "one_cycle", or None.
-    states: what ``next_tasks`` needs to go on from a checkpoint.
+    states: what ``next_tasks`` needs to go on from a checkpoint, and what it hangs on: its ``EpisodeSampler``
+        knows its labels and classes, and ``core.Settings`` holds other facts.
     loop: see ``core.Loop``.
     """
+    checks.whole_number(1, n_steps=n_steps)
+    lr = checks.rate(lr=lr)
     checks.one_of("schedule", schedule, ("cosine", "one_cycle", None))
     learnt = [p for p in learner.parameters() if p.requires_grad]
     if not learnt:
@@ -167,6 +183,7 @@ def episode_tasks(episodes: Episodes, inputs: Tensor) -> Tasks:
     if episodes.is_padded:
         fix = "tasks need a fixed n_shot: sample with a number, not a range"
         raise ValueError(f"`episodes` are padded, and {fix}.")
+    inputs = checks.numbers("inputs", inputs)
     episodes = episodes.to(inputs.device)
     support, labels = inputs[episodes.support.flatten(1)], way_labels(episodes.support)
     return Tasks(support, labels, inputs[episodes.query], episodes.query_labels)
@@ -192,11 +209,11 @@ def train_on_episodes(
     checks.whole_number(1, n_way=n_way, n_shot=n_shot, n_tasks=n_tasks)
     learner.check_ways(n_way)
     dataset.need_tensors()
-    sampler = EpisodeSampler(dataset.labels, dataset.classes("train"), n_way, n_shot, n_query, seed)
-    settings = Settings(
-        n_way=n_way, n_shot=n_shot, n_query=n_query, n_tasks=n_tasks, seed=seed, data=dataset.fingerprint()
-    )
-    inputs = torch.as_tensor(dataset.inputs).to(next(learner.parameters()).device)
+    sizes = {"n_way": n_way, "n_shot": n_shot, "n_query": n_query, "seed": seed}
+    sampler = EpisodeSampler.of(dataset, "train", **sizes)
+    settings = Settings(**sizes, n_tasks=n_tasks, **data_facts(dataset))
+    inputs = feature_rows("dataset.inputs", dataset.inputs, dataset.rows("train"))
+    inputs = for_model(inputs, learner)
 
     def next_tasks(_: int) -> Tasks:
         return episode_tasks(sampler.sample(n_tasks), inputs)

@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewshot_lib.core import extra, one_of
+from fewshot_lib.core import extra, one_of, random_numbers
 
 _TINY = 1e-8  # a loss of 0 has no ratio to another
 
@@ -73,7 +73,7 @@ class Balancer(nn.Module):
 
     def __init__(self, n_tasks: int, seed: int = 0) -> None:
         super().__init__()
-        self.n_tasks, self.generator = n_tasks, torch.Generator().manual_seed(seed)
+        self.n_tasks, self.generator = n_tasks, random_numbers(seed)
 
     def weigh(self, losses: Tensor, gradients: Tensor) -> Tensor:
         """Weights (T,) for losses (T,) and gradients (T, P); (T, 0) will do where they are not needed."""
@@ -277,7 +277,7 @@ BALANCERS: dict[str, Callable[[int, int], Balancer]] = {
 }
 
 
-def balancer(name: str, n_tasks: int, seed: int = 0) -> Balancer:
+def balancer(balance: str, n_tasks: int, seed: int = 0) -> Balancer:
     """The balancer of this name, one of BALANCERS."""
-    one_of("name", name, list(BALANCERS))
-    return BALANCERS[name](n_tasks, seed)
+    one_of("balance", balance, list(BALANCERS))
+    return BALANCERS[balance](n_tasks, seed)

@@ -26,7 +26,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewshot_lib.core import EpisodeSampler, History, Settings, Stateful, evaluate, fit, one_cycle
+from fewshot_lib.core import (
+    EpisodeSampler,
+    History,
+    Settings,
+    Stateful,
+    evaluate,
+    fit,
+    one_cycle,
+    random_numbers,
+    rate,
+)
 from fewshot_lib.encoders import TokenEncoder, encode
 from fewshot_lib.multitask.tasks import Task, TaskSampler
 from fewshot_lib.prototypes import cosine_logits, name_mix
@@ -71,6 +81,7 @@ def tune_encoder(
         over tasks stays; where no task has two validation classes, the last encoder.
     loop: see ``core.Loop``.
     """
+    lr = rate(lr=lr)
     tasks = [task for sampler in samplers for task in sampler.tasks]
     if nameless := [task.name for task in tasks if task.names is None]:
         raise ValueError(f"`samplers` have tasks without names, {nameless}: give the token ids of the names.")
@@ -142,7 +153,7 @@ def validation_accuracy(
     seed: int = 0,
 ) -> float:
     """Mean over shots of the mix of names and prototypes, on at most 40 texts of each validation class."""
-    classes, labels, generator = task.classes("val"), task.dataset.labels, torch.Generator().manual_seed(seed)
+    classes, labels, generator = task.classes("val"), task.dataset.labels, random_numbers(seed)
     members = [(labels == c).nonzero()[:, 0] for c in classes.tolist()]
     rows = torch.cat([m[torch.randperm(len(m), generator=generator)[:_MOST_TEXTS]] for m in members])
     assert task.names is not None, f"task {task.name!r} has no names"
@@ -150,6 +161,7 @@ def validation_accuracy(
     n_query = max(1, min(10, *(min(len(m), _MOST_TEXTS) - max(shots) for m in members)))
     found = []
     for n_shot in shots:
-        sampler = EpisodeSampler(labels[rows], classes, min(n_way, len(classes)), n_shot, n_query, seed)
+        ways, named = min(n_way, len(classes)), task.dataset.class_names
+        sampler = EpisodeSampler(labels[rows], classes, ways, n_shot, n_query, seed, named)
         found.append(evaluate(name_mix, sampler.sample(n_episodes), features, names=names).mean)
     return sum(found) / len(found)

@@ -7,14 +7,24 @@ equally often, whatever its size. Where a step cannot hold all tasks, they must 
 ``sampling_probabilities``. The foreign domain of a transfer experiment is a task left out.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fewshot_lib.core import Episodes, EpisodeSampler, Settings, positive, shot_range, whole_number
+from fewshot_lib.core import (
+    Episodes,
+    EpisodeSampler,
+    Settings,
+    digest,
+    feature_rows,
+    numbers,
+    positive,
+    random_numbers,
+    shot_range,
+    whole_number,
+)
 from fewshot_lib.data.dataset import ClassDataset
 
 
@@ -28,13 +38,15 @@ class Task:
     names: Tensor | None = None
 
     def __post_init__(self) -> None:
-        n, c = len(self.dataset), self.dataset.n_classes
-        if len(self.features) != n:
-            found = f"`features` of task {self.name!r} has {len(self.features)} rows for {n} examples"
-            raise ValueError(f"{found}: give one per example.")
-        if self.names is not None and len(self.names) != c:
-            found = f"`names` of task {self.name!r} has {len(self.names)} rows for {c} classes"
-            raise ValueError(f"{found}: give one per class.")
+        needed = {"features": (len(self.dataset), "example"), "names": (self.dataset.n_classes, "class")}
+        for name, (n, each) in needed.items():
+            if (values := getattr(self, name)) is None and name == "names":
+                continue
+            rows = numbers(name, values)
+            if rows.dim() < 2 or len(rows) != n:
+                found = f"`{name}` of task {self.name!r} has shape {tuple(rows.shape)} for n = {n}"
+                raise ValueError(f"{found}: give one row per {each}, (n, d).")
+            object.__setattr__(self, name, rows)
 
     def classes(self, split: str | None) -> Tensor:
         """Class ids of a split, (c,): none where the task has no such split. None: all of all splits."""
@@ -46,21 +58,24 @@ class Task:
         self, split: str | None, n_way: int, n_shot: int | tuple[int, int], n_query: int, seed: int
     ) -> EpisodeSampler:
         """Draws episodes of the split; an error names the task."""
+        classes, where = self.classes(split), f"` of task `{self.name}"
+        feature_rows(
+            f"features{where}", self.features, torch.isin(self.dataset.labels, classes).nonzero()[:, 0]
+        )
+        if self.names is not None:
+            feature_rows(f"names{where}", self.names, classes)
         try:
-            return EpisodeSampler(self.dataset.labels, self.classes(split), n_way, n_shot, n_query, seed)
+            labels, names = self.dataset.labels, self.dataset.class_names
+            return EpisodeSampler(labels, classes, n_way, n_shot, n_query, seed, names)
         except ValueError as error:
             where = f"Task {self.name!r}, split {split!r}"
             raise ValueError(f"{where}: {error} Or leave the task out.") from error
 
-    def fingerprint(self) -> str:
-        """sha256 over what training reads: a checkpoint goes on with the same tasks only."""
-        digest = hashlib.sha256(self.name.encode())
-        splits = (self.classes("train"), self.classes("val"))
-        for tensor in (self.features, self.dataset.labels, *splits, self.names):
-            digest.update(repr(None if tensor is None else tuple(tensor.shape)).encode())
-            if tensor is not None:
-                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+    def facts(self) -> dict[str, str]:
+        """Checksums of what training reads: a checkpoint goes on with the same tasks only."""
+        facts = {"features": self.features, "labels": self.dataset.labels, "names": self.names}
+        facts |= {f"{split} split": self.classes(split) for split in ("train", "val")}
+        return {f"{fact} of task {self.name!r}": digest(value) for fact, value in facts.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +139,7 @@ class TaskSampler:
         whole_number(1, n_episodes=n_episodes)
         self.tasks, self.n_way, self.shots = list(tasks), n_way, shot_range(n_shot)
         self.n_query, self.n_episodes, self.augment, self.seed = n_query, n_episodes, augment, seed
-        self.generator, self.noise = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
+        self.generator, self.noise = random_numbers(seed), random_numbers(seed)
         seeds = torch.randint(2**62, (len(tasks),), generator=self.generator).tolist()
         self.samplers = [
             task.sampler("train", n_way, self.shots[1], n_query, number)
@@ -140,8 +155,10 @@ class TaskSampler:
 
     @property
     def _settings(self) -> Settings:
+        facts = {name: value for task in self.tasks for name, value in task.facts().items()}
         return Settings(
-            tasks=[task.fingerprint() for task in self.tasks],
+            **facts,
+            tasks=[task.name for task in self.tasks],
             episodes=[self.n_way, *self.shots, self.n_query, self.n_episodes],
             augment=getattr(self.augment, "__qualname__", repr(self.augment)),
             seed=self.seed,
@@ -165,5 +182,8 @@ def sampling_probabilities(sizes: Tensor, temperature: float) -> Tensor:
     Arivazhagan et al. 2019 (arXiv:1907.05019), for languages.
     """
     positive(temperature=temperature)
+    sizes = numbers("sizes", sizes)
+    if (sizes < 0).any() or not sizes.any():
+        raise ValueError(f"`sizes` are {sizes.tolist()}: give numbers of examples, 0 or more, not all 0.")
     weights = sizes.double() ** (1 / temperature)
     return (weights / weights.sum()).float()

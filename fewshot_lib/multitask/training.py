@@ -38,6 +38,8 @@ from fewshot_lib.core import (
     few_shot_method,
     fit,
     one_cycle,
+    rate,
+    whole_number,
 )
 from fewshot_lib.multitask.balancing import Balancer, balancer, cosine_matrix
 from fewshot_lib.multitask.tasks import JointEpisodes, Task, TaskSampler, joined
@@ -71,6 +73,9 @@ def train_jointly(
     The history has "loss <task>", "weight <task>" (of its gradient), "validation <task>" for every
     validation, and what ``gradient_cosines`` reads.
     """
+    lr, weight_decay = rate(lr=lr), rate(weight_decay=weight_decay)
+    recorded = {} if record_every is None else {"record_every": record_every}
+    whole_number(1, n_steps=n_steps, n_validation=n_validation, **recorded)
     learnt = [p for p in model.parameters() if p.requires_grad]
     if not learnt:
         raise ValueError("`model` has no trainable parameter: nothing can be learnt.")

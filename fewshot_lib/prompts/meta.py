@@ -25,14 +25,23 @@ soft tokens. Position and type embeddings are added once, by the model; the auth
 which they are added already, and they are added again.
 """
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from fewshot_lib.core import Episodes, EpisodeSampler, History, Settings, Stateful, one_of
+from fewshot_lib.core import (
+    Episodes,
+    EpisodeSampler,
+    History,
+    Settings,
+    Stateful,
+    data_facts,
+    digest,
+    one_of,
+    whole_number,
+)
 from fewshot_lib.data.dataset import ClassDataset
 from fewshot_lib.encoders import MaskedLM
 from fewshot_lib.maml import MAML, Tasks, meta_loss, meta_train, norms, plus_plus_loss, reptile_loss
@@ -184,14 +193,17 @@ def train_metaprompting(
         if len(rows) != needed:
             found = f"`{name}` has {len(rows)} rows, but {dataset.name} needs {needed}"
             raise ValueError(f"{found}: make it from this data set.")
+    whole_number(1, n_steps=n_steps, n_tasks=n_tasks)
     drawing = {"n_way": 5, "n_shot": 1, "n_query": 5, "seed": 0} | dict(episodes or {})
-    sampler = EpisodeSampler(dataset.labels, dataset.classes("train"), **drawing)
+    whole_number(1, n_shot=drawing["n_shot"])  # no range of them: tasks have one size
+    sampler = EpisodeSampler.of(dataset, "train", **drawing)
     rows = dataset.rows("train").to(ids.device)
     cues = learner.model.cues(ids[rows])
     if cues is not None:  # in a table of all texts, of which nothing but the training classes is read
         cues = cues.new_zeros(len(ids), cues.shape[1]).index_copy(0, rows, cues)
-    parts = (tensor.cpu().numpy().tobytes() for tensor in (ids, names, dataset.labels))
-    settings = Settings(**drawing, n_tasks=n_tasks, data=hashlib.sha256(b"".join(parts)).hexdigest())
+    facts = data_facts(dataset) | {"token ids": digest(ids), "words": digest(names)}
+    facts["verbalizer"] = learner.model.verbalizer.name
+    settings = Settings(**drawing, n_tasks=n_tasks, **facts)
 
     def next_tasks(_: int) -> Tasks:
         return prompt_tasks(learner.model, sampler.sample(n_tasks), ids, names, cues)

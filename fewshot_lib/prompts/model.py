@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewshot_lib.core import one_of
+from fewshot_lib.core import feature_rows, one_of
 from fewshot_lib.encoders import MaskedLM, add_lora
 from fewshot_lib.prompts.templates import mask_features, read_mask, without_soft
 from fewshot_lib.prompts.verbalizers import Verbalizer, Words
@@ -63,8 +63,10 @@ class PromptModel(nn.Module):
     ) -> None:
         super().__init__()
         one_of("tune", tune, ("prompt", "lora", "all"))
-        prompt = lm.word_embeddings[:0] if prompt is None else prompt
-        self.prompt: Any = SoftPrompt(prompt) if isinstance(prompt, Tensor) else copy.deepcopy(prompt)
+        if not isinstance(prompt, nn.Module):
+            self.prompt: Any = SoftPrompt(_vectors(prompt, lm))
+        else:
+            self.prompt = copy.deepcopy(prompt)
         if self.prompt.uses_cues and tune != "prompt":
             reason = "the prompt depends on features of the *frozen* model"
             raise ValueError(f"`tune` is {tune!r}, but {reason}: use tune='prompt'.")
@@ -103,6 +105,15 @@ class PromptModel(nn.Module):
             fix = "use 'prompt', 'lm' (with tune='lora' or 'all') or None"
             raise ValueError(f"`adapt` is {adapt!r}, which fits no trainable parameter: {fix}.")
         return names
+
+
+def _vectors(prompt: Tensor | None, lm: MaskedLM) -> Tensor:
+    """Where soft tokens start, (P, d); None: no token."""
+    table = lm.word_embeddings
+    vectors = table[:0] if prompt is None else feature_rows("prompt", prompt)
+    if vectors.shape[1:] != table.shape[1:]:
+        raise ValueError(f"`prompt` has shape {tuple(vectors.shape)}: it must be (P, {table.shape[1]}).")
+    return vectors
 
 
 def own_lm(lm: MaskedLM, tune: str, rank: int, seed: int) -> MaskedLM:

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from fewshot_lib.core import one_of
-from fewshot_lib.encoders import MaskedLM, by_length
+from fewshot_lib.core import a_list, one_of
+from fewshot_lib.encoders import MaskedLM, by_length, check_max_tokens, check_texts, warn_of_cut
 
 SLOT = re.compile(r"\{[^{}]*\}|\[[^\[\]]*\]")
 SOFT = re.compile(r"\[SOFT(?:\*([1-9]\d*))?\]")
@@ -106,17 +106,22 @@ class Template:
     def tokenise(self, lm: MaskedLM, texts: Sequence[str], max_tokens: int | None = None) -> Tensor:
         """Texts -> ids (n, L), padded to the longest. Only the text is cut, to max_tokens (None: lm's).
 
-        A "[MASK]" that stands in a text is no gap: it becomes the unknown token.
+        A "[MASK]" that stands in a text is no gap: it becomes the unknown token. Warns of texts
+        that are cut at the model's own length; who gives max_tokens cuts on purpose.
         """
-        if isinstance(texts, str) or not len(texts):
-            raise ValueError(f"`texts` is {texts!r}: give a list with at least one text.")
+        texts = check_texts(texts)
         before, after = self.around(lm)
-        room = (lm.max_tokens if max_tokens is None else max_tokens) - len(before) - len(after)
+        most = lm.max_tokens if max_tokens is None else max_tokens
+        check_max_tokens(most, lm.n_positions)
+        room = most - len(before) - len(after)
         if room < 1:
             fix = f"of which the template takes {len(before) + len(after)}: raise it"
             raise ValueError(f"`max_tokens` leaves {room} tokens for the text, {fix}.")
         space = " " if len(before) > 1 else ""
         texts_ids = word_ids(lm, [space + text for text in texts])
+        if max_tokens is None:
+            fix = "load the model with more `max_tokens`, or give the part of the texts that matters"
+            warn_of_cut(sum(len(ids) > room for ids in texts_ids), len(texts), room, fix)
         rows = [torch.tensor([*before, *ids[:room], *after]) for ids in texts_ids]
         padding = lm.tokenizer.pad_token_id
         return pad_sequence(rows, batch_first=True, padding_value=padding).to(lm.word_embeddings.device)
@@ -145,6 +150,7 @@ def initial_prompt(
     class_names: those of training classes: names of test classes are test data.
     """
     one_of("start", start, STARTS)
+    a_list(class_names=class_names)
     words, table = template.words(lm), lm.word_embeddings.detach()
     if start == "words":
         if None in words:
@@ -160,11 +166,12 @@ def initial_prompt(
         whole = sorted(i for word, i in vocabulary.items() if word.lstrip("Ġ").isalpha() and len(word) > 2)
         drawn = torch.randint(len(whole), (len(words),), generator=generator)
         return table[torch.tensor(whole)[drawn].to(table.device)]
-    if not class_names:
-        raise ValueError("`class_names` is empty, and 'labels' needs them: give those of training classes.")
+    class_names = check_texts(class_names, "class_names")
     rounds = -(-len(words) // len(class_names))
     order = torch.cat([torch.randperm(len(class_names), generator=generator) for _ in range(rounds)])
     names = word_ids(lm, [class_names[i] for i in order[: len(words)].tolist()])
+    if [] in names:
+        raise ValueError("`class_names` has a name without any letter: give it another.")
     return torch.stack([table[torch.tensor(ids, device=table.device)].mean(0) for ids in names])
 
 
@@ -205,6 +212,8 @@ def mask_features(lm: MaskedLM, ids: Tensor, prompt: Tensor | None = None) -> Te
 
 def check_soft_tokens(ids: Tensor, n_soft: int) -> None:
     """Raises ValueError where ids (..., L) have more soft tokens than a prompt: they would be read as 0."""
+    if ids.is_floating_point():
+        raise ValueError(f"`ids` are {ids.dtype}: give token ids, as `Template.tokenise` makes them.")
     needed = -int(ids.min().clamp_max(0)) if ids.numel() else 0
     if needed > n_soft:
         fix = "tokenise with the template that the prompt is for"

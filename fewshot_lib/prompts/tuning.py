@@ -93,7 +93,7 @@ class PromptTuning:
         extra: names (E, N, W, P), support_mask (E, N, K), query_mask (E, M), and as start prompts (E, P, d)
         in place of the model's own: as many starts for one episode.
         """
-        check_steps("at", at)
+        at = check_steps("at", at)
         check_shapes(support, query, extra.get("support_mask"))
         batch = self._batch(extra, support=support, query=query)
         if max(at) == 0 and "start" not in batch:

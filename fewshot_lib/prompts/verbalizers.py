@@ -23,14 +23,16 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fewshot_lib.core import one_of
-from fewshot_lib.encoders import MaskedLM
+from fewshot_lib.core import feature_rows, one_of
+from fewshot_lib.encoders import MaskedLM, check_texts
 from fewshot_lib.prompts.templates import word_ids
 from fewshot_lib.prototypes import class_means, cosine_logits
 
@@ -43,27 +45,42 @@ def class_words(
     """The words that stand for each class, as ids of their pieces (C, W, P), filled up with −1: ``names``.
 
     A class is called what its name says ("torch autograd": torch, autograd; without "the", "and", "of", "a"),
-    or what ``words`` has for its name: ``{"sci.space": ["space", "orbit"]}``. (MetaPrompting has the first
-    piece of a word only.)
+    or what ``words`` has for its name: ``{"sci.space": ["space", "orbit"]}``.
+    Classes with the same words get the same logits, which a warning says. (MetaPrompting has the first piece
+    of a word only.)
     """
+    class_names = check_texts(class_names, "class_names")
     words = dict(words or {})
     if unknown := sorted(set(words) - set(class_names)):
         raise ValueError(f"`words` has {unknown[0]!r}, which is no class name: use those in `class_names`.")
+    words = {name: check_texts(given, f"words[{name!r}]") for name, given in words.items()}
     classes: list[list[list[int]]] = []
     for name in class_names:
         plain = [word for word in re.findall(r"\w+", name.replace("_", " ").lower()) if word not in IGNORED]
         ids = word_ids(lm, [f" {word}" for word in words.get(name, plain)])
         ids = [each for each in ids if each and lm.tokenizer.unk_token_id not in each]
         if not ids:
-            fix = f"give some as `words={{{name!r}: [...]}}`"
-            raise ValueError(f"`class_names` has {name!r}, which holds no word that is known: {fix}.")
+            way_out = f"give some as `words={{{name!r}: [...]}}`, or give the class another name in your data"
+            raise ValueError(f"`class_names` has {name!r}, which holds no word that is known: {way_out}.")
         classes.append(ids)
+    _warn_of_same(class_names, classes)
     longest = max(len(each) for ids in classes for each in ids)
     table = torch.full((len(classes), max(map(len, classes)), longest), -1)
     for c, ids in enumerate(classes):
         for w, each in enumerate(ids):
             table[c, w, : len(each)] = torch.tensor(each)
     return table.to(lm.word_embeddings.device)
+
+
+def _warn_of_same(class_names: Sequence[str], classes: Sequence[list[list[int]]]) -> None:
+    """Says once which classes cannot be told apart by their words."""
+    named = defaultdict(list)
+    for name, ids in zip(class_names, classes, strict=True):
+        named[str(sorted(ids))].append(repr(name))
+    if same := [names for names in named.values() if len(names) > 1]:
+        found = "; ".join(", ".join(names) for names in same)
+        fix = "give them words of their own, as `words={name: [...]}`, or other names in your data"
+        warnings.warn(f"Classes with the same words get the same logits ({found}): {fix}.", stacklevel=3)
 
 
 class Verbalizer(nn.Module):
@@ -99,7 +116,8 @@ class Centred(Verbalizer):
     def __init__(self, name: str, centre: str | Tensor | None, d: int | None = None) -> None:
         super().__init__(name)
         fixed = None
-        if isinstance(centre, Tensor):
+        if centre is not None and not isinstance(centre, str):
+            centre = feature_rows("centre", centre)
             if not 1 <= centre.dim() <= 2 or not len(centre) or d not in (None, centre.shape[-1]):
                 fix = f"it must be (n, {d or 'd'}), the features of at least one text"
                 raise ValueError(f"`centre` is {tuple(centre.shape)}: {fix}.")

@@ -1,7 +1,8 @@
 """Prototype classifiers (02): a class is the mean of its few examples, by cosine or by distance (``means``).
 
 Beside them the baselines that every result must be compared with (``baselines``): names alone, names +
-prototypes, SimpleShot, logistic regression.
+prototypes, SimpleShot, logistic regression. And the strongest of them, logistic regression in which a name is
+one more example (``names_as_examples``).
 """
 
 from fewshot_lib.prototypes.baselines import (
@@ -22,3 +23,4 @@ from fewshot_lib.prototypes.means import (
     squared_euclidean_logits,
     train_prototypical,
 )
+from fewshot_lib.prototypes.name_examples import NamesAsExamples, SoftmaxHead, names_as_examples

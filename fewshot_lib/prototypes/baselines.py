@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_lib.core import Method, few_shot_method
+from fewshot_lib.core import Method, check_axes, feature_rows, few_shot_method
 from fewshot_lib.data.dataset import ClassDataset
 from fewshot_lib.encoders import TextEncoder, encode
 from fewshot_lib.prototypes.means import class_means, cosine_logits, euclidean_prototypes
@@ -38,28 +38,30 @@ def centred(
 
     names: the features (C, d) of the names, likewise. Inductive: no validation or test class is looked at.
     """
-    rows = dataset.rows("train").to(features.device)
+    rows = dataset.rows("train")
     if not len(rows):
         found = f"{dataset.name}, without any example of a training class"
         raise ValueError(f"`dataset` is {found}: use one that has them, there is no other mean to take away.")
 
-    def less_mean(vectors: Tensor, chosen: Tensor) -> Tensor:
-        vectors = F.normalize(vectors, dim=-1)
-        return F.normalize(vectors - vectors[chosen].mean(0), dim=-1)
+    def less_mean(what: str, vectors: Tensor, chosen: Tensor) -> Tensor:
+        vectors = F.normalize(feature_rows(what, vectors, chosen), dim=-1)
+        return F.normalize(vectors - vectors[chosen.to(vectors.device)].mean(0), dim=-1)
 
-    names = None if names is None else less_mean(names, dataset.classes("train").to(names.device))
-    return less_mean(features, rows), names
+    named = None if names is None else less_mean("names", names, dataset.classes("train"))
+    return less_mean("features", features, rows), named
 
 
 @few_shot_method("label names, zero-shot", transductive=False, uses_names=True)
 def zero_shot(support: Tensor, query: Tensor, names: Tensor, support_mask: Tensor | None = None) -> Tensor:
     """query (E, M, d), names (E, N, d) -> logits (E, M, N); the support is not looked at."""
+    check_axes(query=(query, "EMd"), names=(names, "ENd"))
     return cosine_logits(query, names)
 
 
 @few_shot_method("label names + prototypes", transductive=False, uses_names=True)
 def name_mix(support: Tensor, query: Tensor, names: Tensor, support_mask: Tensor | None = None) -> Tensor:
     """support (E, N, K, d), query (E, M, d), names (E, N, d) -> logits (E, M, N)."""
+    check_axes(support=(support, "ENKd"), query=(query, "EMd"), names=(names, "ENd"))
     means = F.normalize(class_means(support, support_mask), dim=-1) + F.normalize(names, dim=-1)
     return cosine_logits(query, means)
 
@@ -83,6 +85,7 @@ def simple_shot(centre: Tensor) -> Method:
 
     centre (d,): of the *training* classes, ``features[dataset.rows("train")].mean(0)``.
     """
+    centre = feature_rows("centre", centre)
 
     @few_shot_method("SimpleShot", transductive=False)
     def run(support: Tensor, query: Tensor, support_mask: Tensor | None = None) -> Tensor:

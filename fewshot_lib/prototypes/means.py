@@ -25,10 +25,15 @@ from fewshot_lib.core import (
     History,
     Settings,
     autocast,
+    data_facts,
+    feature_rows,
     few_shot_method,
     fit,
+    for_model,
     one_cycle,
     positive,
+    rate,
+    whole_number,
 )
 from fewshot_lib.data.dataset import ClassDataset
 
@@ -91,11 +96,16 @@ def train_prototypical(
     seed: of the episodes. loop: see :class:`fewshot_lib.core.Loop`.
     """
     dataset.need_tensors()
-    device = next(encoder.parameters()).device
+    whole_number(1, n_steps=n_steps, n_shot=n_shot)
+    lr = rate(lr=lr)
+    if not any(p.requires_grad for p in encoder.parameters()):
+        raise ValueError("`encoder` has no trainable parameter: nothing can be learnt.")
     sizes = {"n_way": n_way, "n_shot": n_shot, "n_query": n_query}
-    sampler = EpisodeSampler(dataset.labels, dataset.classes("train"), **sizes, seed=seed)
-    settings = Settings(**sizes, lr=lr, seed=seed, data=dataset.fingerprint())
-    inputs = torch.as_tensor(dataset.inputs).to(device)
+    sampler = EpisodeSampler.of(dataset, "train", **sizes, seed=seed)
+    settings = Settings(**sizes, lr=lr, seed=seed, **data_facts(dataset))
+    inputs = feature_rows("dataset.inputs", dataset.inputs, dataset.rows("train"))
+    inputs = for_model(inputs, encoder)
+    device = inputs.device
 
     def step(_: int) -> dict[str, Tensor]:
         episode = sampler.sample(1).to(device)

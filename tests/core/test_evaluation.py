@@ -98,7 +98,7 @@ def test_every_batch_gets_the_names_of_its_own_classes():
     wrong = evaluate(zero_shot, episodes_of(20), features(0.1), names=names.roll(1, dims=0))
     assert wrong.mean < 0.3
     missing = "`names` is missing: 'label names, zero-shot' uses the names"
-    for given, message in ((None, missing), (names[:3], "has 3 rows")):
+    for given, message in ((None, missing), (names[:3], "`names` has shape \\(3, 12\\)")):
         with pytest.raises(ValueError, match=message):
             evaluate(zero_shot, episodes_of(2), features(0.1), names=given)
 
@@ -198,7 +198,9 @@ def test_features_of_another_data_set_are_refused_even_if_they_are_one_row_too_f
     episodes = episodes_of(4)
     rows = {name: getattr(episodes, name).clamp(max=200) for name in ("support", "query")}
     rows[field].view(-1)[0] = 239
-    with pytest.raises(ValueError, match="use row 239 but `features` has 239 rows: they belong to different"):
+    with pytest.raises(
+        ValueError, match="`features` has 239 rows, and row 239 is asked for: .* the same data set"
+    ):
         evaluate(euclidean_prototypes, replace(episodes, **rows), torch.randn(239, 4))
 
 

@@ -1,10 +1,13 @@
+import json
+import subprocess
+import sys
+
 import nbformat
 import pytest
 
-from fewshot_lib.course import cli, records
+from fewshot_lib.course import cli, inspection, records
 from fewshot_lib.course.running import runner
 from fewshot_lib.data.cache import CacheError
-from fewshot_lib.data.checks import inspect
 
 
 @pytest.fixture
@@ -84,8 +87,8 @@ def test_what_cannot_work_is_one_sentence_and_status_2(notebooks, capsys, argume
         (["rum"], "invalid choice: 'rum'"),
         (["run", "--profile", "fast"], "invalid choice: 'fast'"),
         (["run", "--timeout", "x"], "invalid float value: 'x'"),
-        (["data"], "required: inspect PATH"),
-        (["data", "inspect"], "required: path"),
+        (["data"], "required: inspect SOURCE"),
+        (["data", "inspect"], "required: source"),
     ],
 )
 def test_the_parser_refuses_the_rest(notebooks, arguments, message, capsys):
@@ -113,7 +116,7 @@ def test_a_disk_that_is_full_is_one_sentence(notebooks, monkeypatch, capsys, err
 def test_results_are_collected_from_any_directory(notebook, code, row, written, capsys):
     cell = code("record")
     cell.outputs = [nbformat.v4.new_output("display_data", data={records.MIME: row})]
-    directory = written(notebook(cell)).parent
+    directory = written(notebook(cell, fewshot_run={"started": "now"})).parent
     assert cli.main(["results", str(directory)]) == 0
     assert "| tiny | Half | glyphs/scripts | smoke |" in capsys.readouterr().out
     assert (directory / "results.csv").exists() and (directory / "results.md").exists()
@@ -125,19 +128,74 @@ def test_record_check_runs_nothing(notebooks, capsys):
     assert "01_tiny, " in capsys.readouterr().out and (notebooks / "01_tiny.ipynb").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_data_inspect_says_what_is_in_a_file_and_what_is_missing(tmp_path, capsys):
     rows = [f"text {i} of {name},{name}\n" for name in "abcdefghij" for i in range(3)]
     path = tmp_path / "mine.csv"
     path.write_text("".join(["text,topic\n", *rows]), encoding="utf-8")
     assert cli.main(["data", "inspect", str(path), "--label", "topic"]) == 0
-    assert "possible episodes" in capsys.readouterr().out
+    report = capsys.readouterr().out
+    assert "possible episodes" in report and "what each chapter can run" in report
     assert cli.main(["data", "inspect", str(tmp_path / "missing.csv")]) == 1
     assert "missing.csv" in capsys.readouterr().err
 
 
-def test_every_option_of_data_inspect_arrives(monkeypatch, capsys):
-    monkeypatch.setattr(inspect, "inspect_dataset", lambda source, **options: f"{source} {options}")
-    options = ["--text", "t", "--label", "l", "--split", "s.json", "--encoding", "latin-1"]
-    assert cli.main(["data", "inspect", "mine.csv", *options]) == 0
-    expected = {"text": "t", "label": "l", "split": "s.json", "encoding": "latin-1"}
-    assert capsys.readouterr().out == f"mine.csv {expected}\n"
+OPTIONS = {
+    "text": "t",
+    "label": "l",
+    "encoding": "latin-1",
+    "split": "0.5/0.25/0.25",
+    "seed": 3,
+    "drop_empty": True,
+    "min_examples": 4,
+}
+FLAGS = "--text t --label l --encoding latin-1 --split 0.5/0.25/0.25 --seed 3 --drop-empty --min-examples 4"
+
+
+def test_run_and_inspect_read_a_data_set_by_the_same_words(notebooks, called, monkeypatch):
+    seen = []
+    monkeypatch.setattr(inspection, "inspected", lambda source: seen.append(source))
+    monkeypatch.setattr(inspection, "report", lambda found, all_classes: f"all: {all_classes}")
+    path = notebooks.parent / "mine.csv"
+    path.write_text("t,l\n")
+    assert cli.main(["data", "inspect", "mine.csv", *FLAGS.split()]) == 0
+    assert cli.main(["run", "-p", "dataset=mine.csv", *FLAGS.split()]) == 0
+    expected = {"source": str(path)} | OPTIONS
+    assert seen == [expected] and called[0][1] == {"dataset": expected}
+    assert cli.main(["run", "-p", f"dataset={json.dumps({'source': 'mine.csv'} | OPTIONS)}"]) == 0
+    assert called[1][1] == {"dataset": expected}
+
+
+def test_pictures_have_options_of_their_own(notebooks, called):
+    (notebooks.parent / "pictures").mkdir()
+    assert cli.main(["run", "-p", "dataset=pictures", "--size", "32x48", "--color"]) == 0
+    expected = {"source": str(notebooks.parent / "pictures"), "size": "32x48", "color": True}
+    assert called[0][1] == {"dataset": expected}
+
+
+def test_options_without_a_data_set_are_refused(notebooks, capsys):
+    assert cli.main(["run", "--drop-empty"]) == 2
+    assert "`--drop-empty` says how to read a data set: say which" in capsys.readouterr().err
+
+
+def test_a_split_is_written_and_can_be_used_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(inspection, "count_tokens", lambda texts: [3] * len(texts))
+    path, split = tmp_path / "mine.csv", tmp_path / "split.json"
+    rows = [f"text {i} of {name},{name}\n" for name in "abcdefghij" for i in range(3)]
+    path.write_text("".join(["text,label\n", *rows]), encoding="utf-8")
+    assert cli.main(["data", "inspect", str(path), "--write-split", str(split)]) == 0
+    assert f"use it with --split {split}" in capsys.readouterr().out
+    assert sorted(name for names in json.loads(split.read_text()).values() for name in names) == list(
+        "abcdefghij"
+    )
+    assert cli.main(["data", "inspect", str(path), "--split", str(split)]) == 0
+
+
+def test_who_reads_may_stop_reading(tmp_path):
+    table = tmp_path / "a.csv"
+    table.write_text("text,label\n" + "".join(f"text {i},{i % 4}\n" for i in range(40)))
+    command = [sys.executable, "-m", "fewshot_lib", "data", "inspect", str(table)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        run.stdout.close()  # as `| head -0` does
+        complaints = run.stderr.read()
+    assert run.returncode == 1 and complaints == ""

@@ -60,7 +60,31 @@ def test_incomplete_or_impossible_results_are_refused(results, glyphs):
 def test_rows_are_found_again_in_the_notebook(results, glyphs, notebook, code):
     rows = [row(results, glyphs, "A"), row(results, glyphs, "B")]
     saved = nbformat.reads(nbformat.writes(executed(notebook, code, *rows)), as_version=4)
-    assert records.collect([saved]) == rows
+    assert records.collect([saved]) == [row | {"run": ""} for row in rows]
+
+
+def test_a_row_says_which_run_it_is_of_and_whether_that_stopped(results, glyphs, notebook, code):
+    stopped = executed(notebook, code, row(results, glyphs))
+    stopped.metadata[records.STAMP] = {"started": "noon", "failure": "it took more than 2 s"}
+    (found,) = records.rows_of(stopped)
+    assert found["run"] == "noon" and "stopped" in found["note"]
+    stopped.metadata["papermill"] = {"start_time": "one", "end_time": "two", "exception": None}
+    (found,) = records.rows_of(stopped)  # papermill came later: `fewshot run` takes its stamp away
+    assert found["run"] == "one" and not found["note"]
+
+
+@pytest.mark.parametrize(
+    ("stamp", "run"),
+    [
+        ({"start_time": "t", "end_time": "u", "exception": None}, {"run": "t", "stopped": False}),
+        ({"start_time": "t", "end_time": "u", "exception": True}, {"run": "t", "stopped": True}),
+        ({"start_time": "t", "end_time": None, "exception": None}, {"run": "t", "stopped": True}),
+        ({"input_path": "x.ipynb", "parameters": {}}, None),  # prepared, and not executed
+        ({}, None),
+    ],
+)
+def test_what_papermill_executed_is_known_by_its_times(notebook, code, stamp, run):
+    assert records.run_of(notebook(code("1"), papermill=stamp)) == run
 
 
 def test_of_the_same_measurement_the_last_row_counts_and_says_if_the_notebook_stopped(
@@ -85,7 +109,7 @@ def test_the_table_for_people_speaks_of_percent_and_points(results, glyphs):
 def test_the_table_for_programs_has_every_column(results, glyphs):
     rows = [row(results, glyphs, 'A, "B"'), row(results, glyphs)]
     read = list(csv.DictReader(io.StringIO(records.csv_table(rows))))
-    assert tuple(read[0]) == records.COLUMNS
+    assert tuple(read[0]) == records.TABLE_COLUMNS
     assert read[0]["method"] == 'A, "B"' and float(read[1]["mean"]) == 0.5
 
 

@@ -12,6 +12,7 @@ from fewshot_lib.data.cache import (
     cache_dir,
     cached_tensors,
     load_tensors,
+    prove_writable,
     save_tensors,
 )
 
@@ -44,11 +45,12 @@ def test_a_directory_that_is_a_file_or_read_only_is_named(monkeypatch, tmp_path)
     with pytest.raises(CacheError, match=r"file.* cannot be written .*Set FEWSHOT_CACHE"):
         cache_dir("glyphs")
     monkeypatch.setenv("FEWSHOT_CACHE", str(tmp_path))
+    assert cache_dir("glyphs").is_dir()
     monkeypatch.setattr(
         cache.tempfile, "TemporaryFile", refuse
     )  # root, as in many a test, may write anywhere
     with pytest.raises(CacheError, match=r"cannot be written \(Permission denied\).*FEWSHOT_CACHE"):
-        cache_dir("glyphs")
+        prove_writable(cache_dir("glyphs"))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """A data set refuses what contradicts itself, and its fingerprint is of the inputs alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -59,11 +61,58 @@ def test_classes_without_examples_count_0_and_no_examples_are_allowed():
         ({"splits": {"train": torch.tensor([7])}}, "names class 7"),
         ({"splits": {"train": torch.tensor([4])}}, "names class 4, but there are only 4"),
         ({"splits": OVERLAP}, "class 1 .'b'. in 'train' and in 'test'"),
+        ({"labels": LABELS.float()}, "`labels` has shape .6,. and dtype torch.float32"),
+        ({"labels": LABELS.unsqueeze(1)}, "`labels` has shape .6, 1."),
+        ({"labels": LABELS.tolist()}, "`labels` has type list"),
+        (
+            {"class_names": ["a", "b", "c", "a"]},
+            "`class_names` has 'a' twice, as the name of classes 0 and 3",
+        ),
+        ({"class_names": ["a", "b", "c", "  "]}, "give every class a name"),
+        ({"class_names": ["a", "b", "c", 3]}, "`class_names.3.` is 3"),
+        ({"class_names": ["a", "b", "c", "d\0"]}, "cannot be printed"),
+        ({"class_names": ["a", "b", "c", "\ud800"]}, "cannot be printed"),
+        ({"inputs": (*"abcde", 3)}, "no text in example no. 5, of class 'b'"),
     ],
 )
 def test_contradictions_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         make(**changes)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_features_and_pictures_that_are_not_finite_are_refused_by_row_and_class(value):
+    for shape in ((6, 3), (6, 1, 2, 2)):
+        features = torch.zeros(shape)
+        features[3].view(-1)[-1] = value
+        with pytest.raises(ValueError, match=r"NaN or infinite in example no\. 3, of class 'd': repair"):
+            make(features)
+        features[4] = value
+        with pytest.raises(ValueError, match="and 1 more"):
+            replace(make(), inputs=features)
+    with pytest.raises(ValueError, match="`inputs` is of type tuple"):
+        ClassDataset(("a",), torch.tensor([0]), ["a"], {})
+
+
+def test_small_classes_are_left_out_and_the_others_keep_what_they_are():
+    dataset = make(domains=list("wxyz"))
+    with pytest.warns(UserWarning, match=r"toy: 2 of 4 classes have fewer than 2 .* 'b' \(1\), 'd' \(1\)"):
+        large = dataset.without_small_classes(2)
+    assert (
+        large.class_names == ["a", "c"]
+        and large.domains == ["w", "y"]
+        and large.labels.tolist() == [1, 0, 0, 1]
+    )
+    assert large.inputs == ["text 0", "text 1", "text 2", "text 4"]
+    assert {split: ids.tolist() for split, ids in large.splits.items()} == {
+        "train": [1, 0],
+        "val": [],
+        "test": [],
+    }
+    empty = make(class_names=list("abcde"))
+    assert empty.without_small_classes(1) is empty, "class e has no example"
+    with pytest.raises(ValueError, match="all there are: lower `min_examples`"):
+        dataset.without_small_classes(3)
 
 
 def test_unknown_split_is_named_with_the_known_ones():

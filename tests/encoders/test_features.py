@@ -65,7 +65,7 @@ def test_encoding_leaves_no_graph_and_every_module_as_it_was_even_when_it_fails(
     modes = [m.training for m in encoder.modules()]
     assert not encode(encoder, torch.rand(2, 1, 28, 28)).requires_grad
     assert [m.training for m in encoder.modules()] == modes
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match=r"`images` have shape \(2, 3, 28, 28\): give \(n, 1, "):
         encode(encoder, torch.rand(2, 3, 28, 28))
     assert [m.training for m in encoder.modules()] == modes
 

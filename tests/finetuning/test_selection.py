@@ -28,7 +28,7 @@ def episodes(split="val", n_shot=2):
 def test_the_best_on_the_validation_episodes_is_chosen():
     random = FineTuning(init="random", steps=0)
     candidates = {"bad": random, "good": cosine_prototypes, "same": FineTuning(steps=0)}
-    with pytest.raises(ValueError, match="`candidates` is empty"):
+    with pytest.raises(ValueError, match="`candidates` holds no named method"):
         choose({}, episodes(), FEATURES, DATASET)
     choice = choose(candidates, episodes(), FEATURES, DATASET)
     assert choice.method is cosine_prototypes and choice.name == "good"

@@ -132,7 +132,7 @@ def test_every_step_draws_anew(name):
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="`name` is 'nash': use one of 'sum', 'random', 'uw', .*'upgrad'"):
+    with pytest.raises(ValueError, match="`balance` is 'nash': use one of 'sum', 'random', 'uw', .*'upgrad'"):
         balancer("nash", 3)
     parameters, losses = problem()
     with pytest.raises(ValueError, match=r"`losses` has the shape \(3,\), but there are 4 tasks: give one"):

@@ -157,6 +157,10 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(text_encoder, task, tmp_
     for change in ({"geometry": 1.0}, {"seed": 1}):
         with pytest.raises(ValueError, match="belongs to another run"):
             tuned(checkpoint=path, **change)
+    relabelled = replace(task.dataset, labels=task.dataset.labels.flip(0))
+    two[0] = Task(task.name, relabelled, task.features, task.names)
+    with pytest.raises(ValueError, match="not the same labels of task"):
+        tuned(checkpoint=path)
 
 
 def test_validation_reads_validation_classes_only(text_encoder, task):
@@ -196,7 +200,7 @@ def test_a_validation_class_with_too_few_texts_is_refused_before_the_first_step(
     part = Task("few", dataset, task.features[few], task.names)
     encoder = with_lora(text_encoder, rank=2)
     before = weights(encoder)
-    with pytest.raises(ValueError, match=r"Task 'few', split 'val': Class 5 has 2 examples"):
+    with pytest.raises(ValueError, match=r"Task 'few', split 'val': Class 'sky' has 2 examples"):
         tune_encoder(encoder, samplers(part), 2, **QUICK)
     assert not moved(encoder, before)
 

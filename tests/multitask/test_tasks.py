@@ -45,8 +45,8 @@ def test_a_split_that_a_task_does_not_have_is_empty_and_none_is_every_class():
 def test_a_fingerprint_tells_tasks_apart():
     a = numbered("a")
     others = [numbered("b"), numbered("a", n_train=4), numbered("a", start=1.0), numbered("a", names=False)]
-    assert a.fingerprint() == numbered("a").fingerprint()
-    assert len({t.fingerprint() for t in [a, *others]}) == 5
+    assert a.facts() == numbered("a").facts()
+    assert len({str(t.facts()) for t in [a, *others]}) == 5
 
 
 def test_a_step_holds_the_same_kind_of_episodes_of_every_task():
@@ -133,15 +133,24 @@ def test_tasks_should_be_drawn_in_proportion_to_a_power_of_their_sizes(temperatu
     ("call", "message"),
     [
         (lambda: TaskSampler(many(), 6, 1, 2), "'a', split 'train': `n_way` is 6 .* 5 .*leave the task out"),
-        (lambda: TaskSampler(many(), 5, (1, 5)), r"'a', split 'train': Class 0 has 12 examples.*5 \+ 10"),
+        (
+            lambda: TaskSampler(many(), 5, (1, 5)),
+            r"'a', split 'train': Class 'class 0' has 12 examples, 'class 1' has 12, .*5 \+ 10",
+        ),
         (lambda: TaskSampler([]), r"`tasks` are \[\]: give at least one"),
         (lambda: TaskSampler([numbered("a")] * 2), r"`tasks` are \['a', 'a'\]: .* a name of its own"),
         (lambda: TaskSampler([numbered("a"), numbered("b", width=2)]), "different shape, {.*: one model"),
         (lambda: TaskSampler(many(), n_shot=(3, 1)), r"`n_shot(\[1\])?` is 1: use a whole number, 3 or more"),
         (lambda: TaskSampler(many(), n_episodes=0), "`n_episodes` is 0: use a whole number, 1 or more"),
         (lambda: sampling_probabilities(torch.ones(2), 0.0), "`temperature` is 0.0: it must be positive"),
-        (lambda: replace(numbered("a"), features=torch.zeros(3, 2)), "`features` of task 'a' has 3 rows"),
-        (lambda: replace(numbered("a"), names=torch.zeros(7, 2)), "`names` of task 'a' has 7 rows for 8"),
+        (
+            lambda: replace(numbered("a"), features=torch.zeros(3, 2)),
+            r"`features` of task 'a' has shape \(3, 2\)",
+        ),
+        (
+            lambda: replace(numbered("a"), names=torch.zeros(7, 2)),
+            r"`names` of task 'a' has shape \(7, 2\) for n = 8",
+        ),
     ],
 )
 def test_bad_arguments_are_named(call, message):

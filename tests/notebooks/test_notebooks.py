@@ -134,16 +134,6 @@ def test_a_chapter_on_texts_takes_another_data_set_by_name_even_of_images():
     assert {row["dataset"] for row in rows_of_solved_run(path, dataset="glyphs", n_episodes=40)} == {"glyphs"}
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not Path(os.environ.get("FEWSHOT_DATA", "") or "nowhere", "omniglot").is_dir(),
-    reason="needs Omniglot in FEWSHOT_DATA",
-)
-def test_real_images():
-    rows = rows_of_solved_run(TAKES_IMAGES[-1], dataset="omniglot", n_episodes=30)
-    assert {(row["dataset"], row["split_family"]) for row in rows} == {("omniglot", "vinyals")}
-
-
 @pytest.fixture
 def here_strict_and_offline(monkeypatch):
     """For a notebook's code in this process: its folder, solutions demanded, no connection to anywhere."""
@@ -169,6 +159,17 @@ def test_the_seed_changes_the_result_and_nothing_else_does(here_strict_and_offli
 def test_a_chapter_that_shows_pictures_is_solved_on_images_too(here_strict_and_offline):
     rows = executed_here(NOTEBOOKS[1], n_shot=2, n_episodes=40)["lesson"].rows.values()
     assert {row["dataset"] for row in rows} == {"glyphs"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not Path(os.environ.get("FEWSHOT_DATA", "") or "nowhere", "omniglot").is_dir(),
+    reason="needs Omniglot in FEWSHOT_DATA",
+)
+def test_real_images(here_strict_and_offline, monkeypatch):
+    monkeypatch.setenv("FEWSHOT_PROFILE", "smoke")
+    rows = executed_here(NOTEBOOKS[1], dataset="omniglot", n_episodes=30)["lesson"].rows.values()
+    assert {(row["dataset"], row["split_family"]) for row in rows} == {("omniglot", "vinyals")}
 
 
 @pytest.mark.parametrize("path", TEXTS_ONLY, ids=lambda path: path.stem)

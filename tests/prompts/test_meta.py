@@ -1,6 +1,7 @@
 """The start of a prompt or of a pool, learnt: engines agree, gradients are right, what is frozen stays."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -220,10 +221,10 @@ def test_training_sees_training_classes_only(setting):
 def test_an_interrupted_run_goes_on_to_the_same_numbers(setting, tmp_path):
     model, ids, words, _, _ = setting()
 
-    def run(lr=0.05, **loop):
+    def run(lr=0.05, data=DATASET, **loop):
         learner = MetaPrompting(PromptModel(model.lm, model.prompt.tokens), inner_steps=0)
         sizes = {"n_way": 2, "n_query": 1}
-        train_metaprompting(learner, DATASET, ids, words, 6, episodes=sizes, n_tasks=1, lr=lr, **loop)
+        train_metaprompting(learner, data, ids, words, 6, episodes=sizes, n_tasks=1, lr=lr, **loop)
         return learner.model.prompt.tokens.detach()
 
     def interrupt():
@@ -235,6 +236,10 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(setting, tmp_path):
     assert torch.equal(run(checkpoint=checkpoint), run())
     with pytest.raises(ValueError, match="belongs to another run"):
         run(checkpoint=checkpoint, lr=0.01)
+    splits = DATASET.splits | {"train": DATASET.classes("train").flip(0)}
+    for fact, change in (("labels", {"labels": DATASET.labels.flip(0)}), ("train split", {"splits": splits})):
+        with pytest.raises(ValueError, match=f"belongs to another run .*not the same {fact}"):
+            run(checkpoint=checkpoint, data=replace(DATASET, **change))
 
 
 def test_inputs_of_another_data_set_are_refused(setting):

@@ -219,5 +219,5 @@ def test_starts_that_cannot_be_are_refused(tiny_lm):
     ):
         with pytest.raises(ValueError, match=message):
             initial_prompt(lm, template, start)
-    with pytest.raises(ValueError, match="`class_names` is empty"):
+    with pytest.raises(ValueError, match="`class_names` is .*give a list with at least one"):
         initial_prompt(lm, template, "labels", generator=torch.Generator())

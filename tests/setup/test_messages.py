@@ -1,6 +1,7 @@
 """``course.py``: one clear sentence for whatever can go wrong, and what it hands to the Python of .venv."""
 
 import ast
+import contextlib
 import errno
 import os
 import shutil
@@ -146,3 +147,13 @@ def test_ci_runs_exactly_the_command_of_the_readme(tmp_path, with_data):
     answer = subprocess.run(["bash", run], env=env, capture_output=True, text=True)
     assert answer.stdout.strip() == f"{tmp_path / 'clone'}|course.py test|{data if with_data else ''}"
     assert answer.returncode == 5 and os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_paths_are_meant_where_they_are_typed_and_the_tests_are_at_home(course, tmp_path, monkeypatch):
+    where = []
+    ended = contextlib.nullcontext(SimpleNamespace(wait=lambda: 0))
+    monkeypatch.setattr(course, "child", lambda command, directory: where.append(directory) or ended)
+    monkeypatch.chdir(tmp_path.parent)
+    for name in ("run", "data", "test"):
+        course.hand_over(course.COMMANDS[name])
+    assert where == [tmp_path.parent, tmp_path.parent, course.ROOT]

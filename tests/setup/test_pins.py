@@ -126,7 +126,7 @@ def test_what_the_course_imports_is_a_direct_requirement():
     distributions = metadata.packages_distributions()
     library = {
         canonicalize_name(bound.name)
-        for name in ("base", "text", "multitask", "course")
+        for name in ("base", "text", "parquet", "multitask", "course")
         for bound in BOUNDS[name]
     }
     unnamed = []

@@ -47,6 +47,13 @@ _MARKDOWN_IMAGE = re.compile(r"!\[([^\]]*)\]\(\s*<?([^)\s>]*)")
 _SUMMARY_WITHOUT_BLANK_LINE = re.compile(r"</summary>(?![ \t]*\n[ \t]*\n)")
 _HINT = re.compile(r"<details>\s*<summary>[^<]*\bHint\b", re.IGNORECASE)
 _LIBRARY_IMPORT = re.compile(r"^(?:from|import) fewshot_lib\b", re.MULTILINE)
+# What may be the size of an episode, the functions that take one, and what leaves numbers numbers.
+_SIZE = re.compile(r"n_(?:way|shot|query)|(?:\w*_)?(?:ways|shots|queries)", re.IGNORECASE)
+_SIGNATURES = {
+    "EpisodeSampler": ["labels", "classes", "n_way", "n_shot", "n_query"],
+    "TaskSampler": ["tasks", "n_way", "n_shot", "n_query"],
+}
+_PURE = {"sorted", "list", "tuple", "set", "range", "min", "max", "int"}
 
 
 def lint(path: Path) -> list[str]:
@@ -198,6 +205,86 @@ def _names_read(source: str) -> set[str]:
     return {name.id for name in names if isinstance(name.ctx, ast.Load)}
 
 
+def sizes_from_parameters(notebook: NotebookNode) -> Iterator[str]:
+    """No number is written where n_way, n_shot or n_query belong: a parameter takes effect in every cell.
+
+    Tagged toy cells, exercises and the parameters themselves hold numbers, and so may a statement with the
+    comment ``# napkin``. A size is known by its name: ``train_queries``, ``SHOTS``, an argument ``n_way``.
+    """
+    code = list(_numbered(notebook, "code"))
+    if not any(TAG in tags(cell) for _, cell in code):  # the rule about the parameters cell names this
+        return
+    toys = {CHECKED, EXERCISE, TAG}
+    cells = [(where, cell) for where, cell in code if not toys & set(tags(cell))]
+    signatures = dict(_SIGNATURES)
+    for _, cell in cells:
+        for node in _nodes(cell.source):
+            if isinstance(node, ast.FunctionDef):
+                signatures[node.name] = [argument.arg for argument in node.args.args]
+    for where, cell in cells:
+        for name, value in _sizes(_nodes(cell.source, without="# napkin"), signatures):
+            found = f"`{name}` is {ast.unparse(value)}, a number written into the cell"
+            yield f"{where}: {found}: compute it from the parameters and the data, or mark it `# napkin`."
+
+
+def _nodes(source: str, without: str = "") -> list[ast.AST]:
+    """The syntax of the statements of a cell; without: not of those with this text in a line."""
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError:  # the rule about plain Python names this cell
+        return []
+    lines = source.splitlines()
+    spans = [(each, "\n".join(lines[each.lineno - 1 : each.end_lineno])) for each in statements]
+    kept = [each for each, span in spans if not (without and without in span)]
+    return [node for each in kept for node in ast.walk(each)]
+
+
+def _sizes(nodes: list[ast.AST], signatures: dict[str, list[str]]) -> Iterator[tuple[str, ast.expr]]:
+    """The names of sizes among these nodes, with the number that each is given."""
+    bound = [pair for node in nodes for pair in _bound(node)]
+    written = {name: value for name, value in bound if _is_number(value)}
+    for name, value in bound + [pair for node in nodes for pair in _passed(node, signatures)]:
+        if isinstance(value, ast.Name):  # as in: for k in (1, 5)
+            value = written.get(value.id, value)
+        if _SIZE.fullmatch(name) and _is_number(value):
+            yield name, value
+
+
+def _bound(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
+    """Names that an assignment or a loop binds, with the value or what the loop runs over."""
+    if isinstance(node, ast.Assign):
+        targets, value = node.targets, node.value
+    elif isinstance(node, ast.For | ast.comprehension):
+        targets, value = [node.target], node.iter
+    else:
+        return
+    for target in targets:
+        if isinstance(node, ast.Assign) and isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+            parts = zip(target.elts, value.elts, strict=False)
+            yield from ((ast.unparse(name), part) for name, part in parts)  # a, b = 1, 2
+        else:
+            yield from ((name.id, value) for name in ast.walk(target) if isinstance(name, ast.Name))
+
+
+def _passed(node: ast.AST, signatures: dict[str, list[str]]) -> Iterator[tuple[str, ast.expr]]:
+    """Arguments of a call by their names; of a control of ``explore`` its default value."""
+    if not isinstance(node, ast.Call):
+        return
+    function = ast.unparse(node.func).rpartition(".")[2]
+    plain = itertools.takewhile(lambda value: not isinstance(value, ast.Starred), node.args)
+    yield from zip(signatures.get(function, []), plain, strict=False)
+    for keyword in node.keywords:
+        control = function == "explore" and isinstance(keyword.value, ast.Tuple) and keyword.value.elts
+        yield keyword.arg or "", control[0] if control else keyword.value
+
+
+def _is_number(value: ast.expr) -> bool:
+    """Whether a number, or a list of numbers, is written there: it holds one, and reads no name."""
+    parts = list(ast.walk(value))
+    holds = any(isinstance(part, ast.Constant) and type(part.value) in (int, float) for part in parts)
+    return holds and not any(isinstance(part, ast.Name) and part.id not in _PURE for part in parts)
+
+
 def sections(notebook: NotebookNode) -> Iterator[str]:
     """The parts that every chapter has."""
     first = notebook.cells[0] if notebook.cells else None
@@ -265,5 +352,5 @@ def _stub_problems(source: str, solved: bool) -> Iterator[str]:
 
 
 _OF_RUNS = executed_in_order, clean_outputs, alternative_texts, nothing_of_this_machine, toy_numbers
-_OF_WRITING = plain_short_code, parameters_cell, sections, markdown_form, exercises
+_OF_WRITING = plain_short_code, parameters_cell, sizes_from_parameters, sections, markdown_form, exercises
 RULES: tuple[Callable[[NotebookNode], Iterator[str]], ...] = _OF_RUNS + _OF_WRITING

@@ -1,22 +1,28 @@
 """Running one notebook without a reader, in a kernel of *this* interpreter.
 
 Threads change results in the third digit and, when several runs share a machine, cost a factor of ten in
-time, so their number is set before the kernel starts. A cell that waits for ever is stopped by a time limit.
+time, so their number is set before the kernel starts. What the file holds of an earlier run is cleared before
+the first cell. A cell that waits for ever is stopped by a time limit, and so is all that stands around cells.
 """
 
 import asyncio
+import atexit
 import contextlib
+import math
 import os
 import re
+import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import zmq.asyncio
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from nbclient import NotebookClient
@@ -24,12 +30,17 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbformat import NotebookNode
 
 from fewshot_lib.course.machine import PACKAGE_ROOT
+from fewshot_lib.course.records import STAMP
 from fewshot_lib.course.running.parameters import INJECTED_TAG, tags
 from fewshot_lib.data.cache import atomic_write
 
+STARTUP_SECONDS = 60
+GRACE = 20  # seconds that a kernel gets to end after Ctrl-C, or that a time limit gets to take effect
+PATHS = ("FEWSHOT_CACHE", "FEWSHOT_DATA")  # settings that name a directory
+STAMPS = (STAMP, "papermill", "widgets")  # metadata of a notebook that a run leaves
 _TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _FAILING_LINE = re.compile(r"^-+> *\d+ (.*)$", re.MULTILINE)
-_NO_NOTEBOOK = nbformat.reader.NotJSONError, nbformat.ValidationError, AttributeError, UnicodeDecodeError
+_NO_NOTEBOOK = (nbformat.ValidationError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
 _HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
 
 
@@ -56,17 +67,27 @@ def cores() -> int:
 
 
 def kernel_environment(threads: int, **changes: str | None) -> dict[str, str]:
-    """The environment of a headless kernel: no widgets, fixed threads, this fewshot_lib. None removes one."""
+    """The environment of a headless kernel: no widgets, fixed threads, this fewshot_lib. None removes one.
+
+    A kernel runs in the directory of its notebook, so relative paths are resolved in that of the caller.
+    """
+    places = (place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place)
     environment: dict[str, str | None] = {
         **os.environ,
+        **{name: str(absolute(os.environ[name])) for name in PATHS if os.environ.get(name)},
         "FEWSHOT_STATIC": "1",
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else the debugger of the kernel warns on stderr
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE_ROOT), os.environ.get("PYTHONPATH")])),
+        "PYTHONPATH": os.pathsep.join([str(PACKAGE_ROOT), *(str(absolute(place)) for place in places)]),
         **changes,
     }
     return {name: value for name, value in environment.items() if value is not None}
+
+
+def absolute(path: str) -> Path:
+    """The path from here. Links in it are kept: a data set bears the name that its file has here."""
+    return Path(path).expanduser().absolute()
 
 
 def find_notebooks(names: Iterable[str] = ()) -> list[Path]:
@@ -88,31 +109,63 @@ def find_notebooks(names: Iterable[str] = ()) -> list[Path]:
             known = ", ".join(sorted(path.stem for path in directory.glob("*.ipynb")))
             what = f"a path or the beginning of a name ({known or f'no notebooks in {directory}'})"
             raise ValueError(f"There is no notebook {name!r}: give {what}.")
-        found += [path for path in matches if path not in found]
+        known_files = {path.resolve() for path in found}
+        found += [path for path in matches if path.resolve() not in known_files]
     return found
 
 
 def read_notebook(path: Path) -> NotebookNode:
     """The notebook at ``path``. ValueError where the file is not one."""
     try:
-        notebook = nbformat.read(path, as_version=4)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # cells without an id, as Colab writes them, get one here
+            notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
         return notebook
     except _NO_NOTEBOOK as error:
-        raise ValueError(f"{path} is not a notebook ({str(error).splitlines()[0]}).") from None
+        what = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} is not a notebook ({what[:200]}).") from None
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
+    """Writes a text file, whole or not at all.
+
+    A file name may hold bytes that are no text; they stand in the file as JSON writes them, "\\udce4".
+    """
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_bytes(text.encode("utf-8", errors="backslashreplace"))
 
 
-def _interruptible(work: Coroutine[Any, Any, Any]) -> None:
+def clear(notebook: NotebookNode) -> None:
+    """Takes away, in place, all that an earlier run left in the cells and in the metadata of the notebook."""
+    for name in STAMPS:
+        notebook.metadata.pop(name, None)
+    for cell in notebook.cells:
+        for name in ("execution", "papermill"):
+            cell.metadata.pop(name, None)
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+
+
+def check_loopback() -> None:
+    """OSError where programs of this machine cannot talk to each other, as we do with a kernel."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=GRACE).close()
+    except OSError as error:
+        fix = "no notebook can run here until the loopback device (lo) is up"
+        raise OSError(f"Nothing can connect to 127.0.0.1 ({error.strerror or error}): {fix}.") from None
+
+
+class NoSignOfLife(Exception):
+    """A notebook neither went on nor stopped at its time limits."""
+
+
+def _interruptible(work: Coroutine[Any, Any, Any], overdue: Callable[[], bool] = lambda: False) -> None:
     """Runs a coroutine in a thread, so that Ctrl-C reaches this one and ends the work in order.
 
     In the main thread nbclient takes the signal for itself, and the run would go on with the next notebook;
-    and there a loop may be running already, as in Jupyter.
+    and there a loop may be running already, as in Jupyter. overdue: whether to give up, with NoSignOfLife.
     """
     loop = asyncio.new_event_loop()
     task = loop.create_task(_to_the_end(work))
@@ -121,19 +174,21 @@ def _interruptible(work: Coroutine[Any, Any, Any]) -> None:
         asyncio.set_event_loop(loop)
         with contextlib.suppress(BaseException):  # kept in the task, and raised from there below
             loop.run_until_complete(task)
-        loop.close()
         finished.set()
+        loop.close()
 
     # An event, since a thread whose join() was interrupted counts as ended in Python 3.11; in short waits,
-    # since a wait without limit cannot be interrupted on Windows.
+    # since a wait without limit cannot be interrupted on Windows. A daemon: no process waits for its end.
     finished = threading.Event()
-    threading.Thread(target=drive).start()
+    threading.Thread(target=drive, daemon=True).start()
     try:
         while not finished.wait(0.2):
-            pass
-    except KeyboardInterrupt:
-        loop.call_soon_threadsafe(task.cancel)
-        finished.wait()
+            if overdue():
+                raise NoSignOfLife
+    except BaseException:  # Ctrl-C, the time limit of a test, or that above
+        with contextlib.suppress(RuntimeError):  # it has just ended by itself
+            loop.call_soon_threadsafe(task.cancel)
+        finished.wait(GRACE)
         raise
     task.result()
 
@@ -146,7 +201,8 @@ async def _to_the_end(work: Coroutine[Any, Any, Any]) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for other in others:
             other.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        if others:
+            await asyncio.wait(others, timeout=GRACE)
 
 
 def execute(
@@ -160,35 +216,72 @@ def execute(
     """Runs the notebook (changed in place) in ``directory`` and returns what became of it.
 
     timeout: seconds for each cell. on_cell: called with the position of every code cell before it runs.
-    An interrupt (Ctrl-C) stops the kernel and is passed on.
+    An interrupt (Ctrl-C) stops the kernel and is passed on. Outputs are of this run alone.
     """
-    position = 0
+    clear(notebook)
+    position, begin = -1, time.monotonic()
+    last_sign = begin
 
     def started(cell: NotebookNode, cell_index: int) -> None:
-        nonlocal position
-        position = cell_index
+        nonlocal position, last_sign
+        position, last_sign = cell_index, time.monotonic()
         on_cell(cell_index)
 
+    def overdue() -> bool:
+        return time.monotonic() - last_sign > max(timeout, STARTUP_SECONDS) + 2 * GRACE
+
+    error, traceback = "", ""
+    try:
+        _in_a_kernel(notebook, directory, environment, timeout, started, overdue)
+    except CellExecutionError as raised:
+        error, traceback = f"{raised.ename}: {_plain(raised.evalue)}", raised.traceback
+    except (CellTimeoutError, NoSignOfLife):
+        error = f"it took more than {timeout:g} s, the time limit of a cell (--timeout)"
+    except DeadKernelError:
+        error = "the Python process died (most often: out of memory)"
+    except (RuntimeError, OSError) as raised:
+        error = _plain(str(raised))
+    seconds = time.monotonic() - begin
+    if error and position < 0:
+        return Outcome(notebook, seconds, f"its Python process did not start: {error}")
+    return Outcome(notebook, seconds, error and f"{_place(notebook, position, traceback)}: {error}")
+
+
+def _in_a_kernel(
+    notebook: NotebookNode,
+    directory: Path,
+    environment: dict[str, str],
+    timeout: float,
+    started: Callable[[NotebookNode, int], None],
+    overdue: Callable[[], bool],
+) -> None:
+    """Runs the cells in a new kernel, and leaves none behind, whatever happens."""
+    # A context of our own. The manager would end its own while the thread that listens to the heartbeat still
+    # uses it, which zeromq does not allow: if that thread opens a socket just then, the end never comes.
+    context = zmq.asyncio.Context()
+    manager = AsyncKernelManager(kernel_spec_manager=ThisInterpreter(), context=context)
     client = NotebookClient(
         notebook,
-        km=AsyncKernelManager(kernel_spec_manager=ThisInterpreter()),
-        timeout=timeout,
+        km=manager,
+        timeout=math.ceil(timeout),  # of an answer that no cell waits for
+        timeout_func=lambda cell: timeout,  # may be a fraction
+        startup_timeout=STARTUP_SECONDS,
         record_timing=False,
         shutdown_kernel="immediate",  # it holds nothing worth saving, and a busy one complains on stderr
         resources={"metadata": {"path": str(directory)}},
         on_cell_start=started,
     )
-    begin, error, traceback = time.monotonic(), "", ""
     try:
-        _interruptible(client.async_execute(cleanup_kc=True, env=environment))
-    except CellExecutionError as raised:
-        error, traceback = f"{raised.ename}: {_plain(raised.evalue)}", raised.traceback
-    except CellTimeoutError:
-        error = f"it took more than {timeout:g} s, the time limit of a cell (--timeout)"
-    except DeadKernelError:
-        error = "the Python process died (most often: out of memory)"
-    seconds = time.monotonic() - begin
-    return Outcome(notebook, seconds, error and f"{_place(notebook, position, traceback)}: {error}")
+        _interruptible(client.async_execute(cleanup_kc=True, env=environment), overdue)
+    finally:
+        atexit.unregister(
+            client._cleanup_kernel
+        )  # else a client that hangs would hang the end of this process
+        process = getattr(manager.provisioner, "process", None)
+        if process is not None and process.poll() is None:
+            process.kill()
+        # In a thread that nothing waits for: a socket that is still open holds up the end of its context.
+        threading.Thread(target=context.destroy, kwargs={"linger": 0}, daemon=True).start()
 
 
 def _place(notebook: NotebookNode, position: int, traceback: str) -> str:

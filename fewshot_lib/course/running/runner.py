@@ -1,10 +1,13 @@
 """``fewshot run``: every notebook in order, with what it recorded in one table at the end.
 
-Names and values of parameters are checked before the first notebook starts. A notebook that fails is named
-with its cell and its error, and the others still run.
+Everything is checked before the first notebook starts: names and values of parameters, the data set and what
+each notebook needs of it, and that nothing of a person is in the way. A notebook that fails is named with its
+cell and its error, and the others still run.
 """
 
+import datetime
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +15,18 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from fewshot_lib.course import records
-from fewshot_lib.course.lesson import resolve_profile
+from fewshot_lib import data
+from fewshot_lib.course import needs
+from fewshot_lib.course.lesson import PARAMETER_DEFAULTS, resolve_profile
+from fewshot_lib.course.running import output, times
 from fewshot_lib.course.running import parameters as parameter_cells
-from fewshot_lib.course.running import times
-from fewshot_lib.course.running.execution import execute, kernel_environment, read_notebook, write_whole
+from fewshot_lib.course.running.execution import (
+    check_loopback,
+    execute,
+    kernel_environment,
+    read_notebook,
+    write_whole,
+)
 from fewshot_lib.course.running.solutions import fill_solutions
 
 CELL_SECONDS = {"smoke": 600, "laptop": 600, "gpu": 3600}  # time limit of a cell, unless another is given
@@ -35,13 +45,17 @@ def run(
 ) -> bool:
     """Runs the notebooks with these parameter values; True where all of them reached their end.
 
-    out: gets each executed notebook, its HTML page, and ``results.md`` and ``.csv`` of all those there.
+    out: gets each executed notebook, its HTML page, and ``results.md`` and ``.csv`` of this run.
     solutions: the exercises are filled in first. Ctrl-C ends the run; what had finished is in the results.
     """
     profile = resolve_profile(values.get("profile"))
     notebooks = {path: read_notebook(path) for path in paths}
     parameter_cells.check_all({path.stem: notebook for path, notebook in notebooks.items()}, values)
     prepared = {path: _prepared(path, notebook, values, solutions) for path, notebook in notebooks.items()}
+    output.check_names(paths)
+    output.check_place(out, paths)
+    check_loopback()
+    check_dataset(notebooks, values, say)
     expected = times.load_times(paths[0].parent).get(profile, {})
     environment, limit = kernel_environment(threads), timeout or CELL_SECONDS[profile]
     done: dict[str, float] = {}  # notebook -> seconds
@@ -53,16 +67,20 @@ def run(
         return f", about {times.in_words(seconds)} left" if waiting and seconds is not None else ""
 
     out.mkdir(parents=True, exist_ok=True)
+    output.remove_earlier(out, paths)
+    rows: list[dict[str, Any]] = []  # kept here: another run may write into this directory meanwhile
     setting = f"profile {profile}, threads: {threads}{left()}"
-    say(f"Notebooks: {len(paths)}, {setting}. Results go to {out}.")
-    facts = {"parameters": dict(values), "profile": profile, "threads": threads}
+    output.write_results(out, rows)  # nor are the tables those of an earlier run, should this one be stopped
+    say(f"Notebooks: {len(paths)}, {setting}. Results: {out}")
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    facts = {"started": started, "parameters": dict(values), "profile": profile, "threads": threads}
     try:
         for number, (path, notebook) in enumerate(prepared.items(), start=1):
             count = f"[{number}/{len(paths)}] {path.stem}"
             on_cell = _shows_cells(f"{CLEAR_LINE}{count}: cell", len(notebook.cells))
             outcome = execute(notebook, path.parent, environment=environment, timeout=limit, on_cell=on_cell)
-            outcome.notebook.metadata["fewshot_run"] = facts
-            write_whole(out / path.name, nbformat.writes(outcome.notebook) + "\n")
+            output.stamp(outcome.notebook, facts | {"failure": outcome.failure})
+            write_whole(out / f"{path.stem}.ipynb", nbformat.writes(outcome.notebook) + "\n")
             write_whole(out / f"{path.stem}.html", html_page(outcome.notebook, path))
             done[path.stem] = outcome.seconds
             _to_terminal(CLEAR_LINE)
@@ -71,17 +89,48 @@ def run(
             if outcome.failure:
                 failed[path.stem] = outcome.failure
                 say(f"    {outcome.failure}")
+            try:
+                rows += output.complete_rows(outcome.notebook)
+            except ValueError as error:
+                say(f"    not in the results: {error}")
+            output.write_results(out, rows)  # after each notebook, so that nothing can cost what there is
     except KeyboardInterrupt:
-        write_results(out)
         so_far = f"{len(done)} of {len(paths)} notebooks"
         raise KeyboardInterrupt(f"Stopped after {so_far}; their results are in {out}.") from None
-    write_results(out)
     total = times.in_words(sum(done.values()))
     lines = [f"Every notebook ran to its end ({total} in all). Read {out / 'results.md'} or a page in {out}."]
     if failed:
         lines = [f"{len(failed)} of {len(paths)} notebooks failed ({total}):"]
-    say("\n".join(lines + [f"  {name}: {failure}" for name, failure in failed.items()]))
+    lines += [f"  {name}: {failure}" for name, failure in failed.items()]
+    if others := len({path.stem for path in out.glob("*.ipynb")} - done.keys()):
+        hint = f"`fewshot results {out}` collects all that a run executed"
+        lines.append(f"Other notebooks there: {others}, not in this table; {hint}.")
+    say("\n".join(lines))
     return not failed
+
+
+def check_dataset(
+    notebooks: Mapping[Path, NotebookNode], values: Mapping[str, Any], say: Callable[[str], None]
+) -> None:
+    """Refuses a data set that cannot be read, or that a notebook cannot run on; ``None`` is left to them."""
+    if values.get("dataset") is None:
+        return
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        dataset = data.load(values["dataset"])
+    for note in dict.fromkeys(str(warning.message) for warning in caught):
+        say(f"note: {note}")
+    problems = {}
+    for path, notebook in notebooks.items():
+        sizes = {**PARAMETER_DEFAULTS, **parameter_cells.declared(notebook), **values}
+        n_way, n_shot, n_query = (sizes[name] for name in ("n_way", "n_shot", "n_query"))
+        if found := needs.problems(path.stem, dataset, n_way, n_shot, n_query):
+            problems[path.stem] = found
+    if problems:
+        lines = [f"  {name}: {problem}" for name, found in problems.items() for problem in found]
+        good = [path.stem for path in notebooks if path.stem not in problems]
+        rest = f"`fewshot run {' '.join(good)}` with the same options runs." if good else ""
+        raise ValueError("\n".join(["Nothing was run, for these reasons:", *lines, *filter(None, [rest])]))
 
 
 def _to_terminal(text: str) -> None:
@@ -107,13 +156,3 @@ def html_page(notebook: NotebookNode, path: Path) -> str:
 
     resources = {"metadata": {"name": path.stem, "path": str(path.parent)}}
     return HTMLExporter(embed_images=True).from_notebook_node(notebook, resources=resources)[0]
-
-
-def write_results(directory: Path) -> list[dict[str, Any]]:
-    """Writes results.md and results.csv beside the executed notebooks; returns their rows."""
-    rows = records.collect(read_notebook(path) for path in sorted(directory.glob("*.ipynb")))
-    text = records.markdown_table(rows) if rows else "Nothing was recorded."
-    note = "In brackets: the 95 % confidence interval. Differences are paired, on the same episodes."
-    write_whole(directory / "results.md", f"# Results\n\n{text}\n\n{note}\n")
-    write_whole(directory / "results.csv", records.csv_table(rows))
-    return rows

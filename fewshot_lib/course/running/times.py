@@ -17,11 +17,14 @@ WORTH_CHANGING = 0.25  # smaller differences are noise, and would change a commi
 def load_times(directory: Path) -> dict[str, dict[str, float]]:
     """profile -> notebook -> seconds; empty where nothing was kept."""
     path = directory / FILE
+    advice = "delete it, `fewshot record` makes it anew"
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except json.JSONDecodeError as error:
-        advice = "delete it, `fewshot record` makes it anew"
+        times = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON ({error}): {advice}.") from None
+    if not isinstance(times, dict) or not all(isinstance(kept, dict) for kept in times.values()):
+        raise ValueError(f"{path} does not map profiles to the seconds of notebooks: {advice}.")
+    return times
 
 
 def keep_time(directory: Path, profile: str, name: str, seconds: float) -> None:

@@ -8,6 +8,9 @@ et al. 2007). It is exact.
 Images are near duplicates if their 16x16 bitmaps differ in at most d bits. Cut the bits into d + 1 bands: two
 such bitmaps agree on at least one whole band (the pigeonhole principle), so only bitmaps that share a band
 are compared.
+
+Equal examples are compared once: thousands of rows with the text "yes" are one. Where almost everything is
+like everything else (texts from one template) the pairs are beyond number, and the search ends at a bound.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 SIDE = 16
 BLOCK = 2048
+MOST_PAIRS = 100_000  # of near duplicates that are looked for: so many say enough
+CANDIDATES = 1 << 22  # pairs that are held at a time
 WORD = r"\w+"
 
 
@@ -51,16 +56,20 @@ def keys_of(inputs: Sequence[str] | Tensor) -> list[str] | list[bytes]:
 def near_texts(texts: Sequence[str], owners: np.ndarray, threshold: float) -> np.ndarray:
     """Pairs (i < j) of n texts, similar from the threshold on, with different owners: (p, 2) int64, sorted.
 
-    owners: (n,) integers, the split of each, say.
+    Of several texts with the same words and the same owner, the first stands for all. ``MOST_PAIRS`` pairs
+    mean so many or more. owners: (n,) integers, the split of each, say.
     """
     if not any(re.search(WORD, text) for text in texts):
         return np.empty((0, 2), np.int64)
     from sklearn.feature_extraction.text import CountVectorizer
 
     words = CountVectorizer(token_pattern=WORD, binary=True, dtype=np.int32).fit_transform(texts)
+    first = _first_of_each(words, owners)
+    words, owners = words[first], owners[first]
     size = np.diff(words.indptr)
     rare = _rarest_words(words, size, threshold)
-    found = []
+    found: list[np.ndarray] = []
+    n_found = 0
     for pairs in _sharing(rare):
         sizes = size[pairs]
         pairs = pairs[
@@ -69,8 +78,19 @@ def near_texts(texts: Sequence[str], owners: np.ndarray, threshold: float) -> np
         for part in np.split(pairs, range(1 << 16, len(pairs), 1 << 16)):
             a, b = part.T
             common = np.asarray(words[a].multiply(words[b]).sum(1)).ravel()
-            found.append(part[common >= threshold * (size[a] + size[b] - common) - 1e-9])
+            found.append(first[part[common >= threshold * (size[a] + size[b] - common) - 1e-9]])
+            n_found += len(found[-1])
+            if n_found >= MOST_PAIRS:
+                return _sorted_pairs(found)[:MOST_PAIRS]
     return _sorted_pairs(found)
+
+
+def _first_of_each(words: sparse.csr_matrix, owners: np.ndarray) -> np.ndarray:
+    """Ascending rows (m,) such that no two have the same words and the same owner."""
+    ends = zip(words.indptr[:-1], words.indptr[1:], owners.tolist(), strict=True)
+    keys = [(words.indices[start:end].tobytes(), owner) for start, end, owner in ends]
+    first = {key: i for i, key in reversed(list(enumerate(keys)))}
+    return np.array(sorted(first.values()), np.int64)
 
 
 def _rarest_words(words: sparse.csr_matrix, size: np.ndarray, threshold: float) -> sparse.csr_matrix:
@@ -91,10 +111,17 @@ def _rarest_words(words: sparse.csr_matrix, size: np.ndarray, threshold: float) 
 def _sharing(rare: sparse.csr_matrix) -> Iterator[np.ndarray]:
     """Pairs i < j of rows that share a column, (p, 2), a block of rows at a time."""
     columns = rare.T.tocsr()
-    for start in range(0, rare.shape[0], BLOCK):
-        block = (rare[start : start + BLOCK] @ columns).tocoo()
+    # As many pairs as a row can have at most: that bounds the memory of a block.
+    cost = np.cumsum(rare @ np.diff(columns.indptr))
+    start = 0
+    while start < rare.shape[0]:
+        before = cost[start - 1] if start else 0
+        end = int(np.searchsorted(cost, before + CANDIDATES, side="right"))
+        end = min(max(end, start + 1), start + BLOCK)
+        block = (rare[start:end] @ columns).tocoo()
         pairs = np.stack([block.row.astype(np.int64) + start, block.col], 1)
         yield pairs[pairs[:, 0] < pairs[:, 1]]
+        start = end
 
 
 def bitmaps(images: Tensor) -> np.ndarray:
@@ -117,11 +144,17 @@ def near_images(images: Tensor, owners: np.ndarray, max_bits: int) -> np.ndarray
     # A fixed shuffle: neighbouring bits are alike, and a band of blank background would be shared by most.
     order = torch.randperm(bits.shape[1], generator=torch.Generator().manual_seed(0)).numpy()
     found: list[np.ndarray] = []
+    n_found = 0
     for band in np.array_split(order, max_bits + 1):
         keys = np.packbits(bits[np.ix_(first, band)], axis=1)
         for group in same_groups([key.tobytes() for key in keys]):
-            found.extend(_close(bits, first[group], owners, max_bits))
-    return _sorted_pairs(found)
+            for pairs in _close(bits, first[group], owners, max_bits):
+                found.append(pairs)
+                n_found += len(pairs)
+                # A pair may agree on every band: so many times the bound hold enough that are distinct.
+                if n_found >= MOST_PAIRS * (max_bits + 1):
+                    return _sorted_pairs(found)[:MOST_PAIRS]
+    return _sorted_pairs(found)[:MOST_PAIRS]
 
 
 def _close(bits: np.ndarray, rows: np.ndarray, owners: np.ndarray, max_bits: int) -> Iterator[np.ndarray]:

@@ -1,41 +1,59 @@
 """Looking at a data set before using it: what is in it, what is wrong with it, which episodes it can give.
 
+It is the very data set that :func:`fewshot_lib.data.load` returns for the same source and options, under the
+very same class split; what ``load`` refuses is refused here in the same words.
+
 An N-way K-shot episode with M queries a class takes K + M examples of each of N classes *of one split*. So
 the smallest class of a split limits the shots and queries, and the number of its classes limits the ways.
 """
 
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fewshot_lib.data import LOADERS, load
+import numpy as np
+
+from fewshot_lib.data import describe, load
 from fewshot_lib.data.checks.duplicates import keys_of, same_groups
-from fewshot_lib.data.checks.leaks import check, format_findings
+from fewshot_lib.data.checks.leaks import check, format_findings, split_of_class
 from fewshot_lib.data.dataset import ClassDataset
-from fewshot_lib.data.own.class_splits import Split
-from fewshot_lib.data.own.files import from_folder, from_table
-from fewshot_lib.data.own.tables import reader_for
+from fewshot_lib.data.own.labels import MISSING_WORDS
+from fewshot_lib.data.own.table_files import read_table
+from fewshot_lib.data.own.tables import dataset_of
 from fewshot_lib.data.reporting import first_few
+from fewshot_lib.data.sources import Source
 
 WAYS = (2, 5, 10, 20)
 ENOUGH = 16  # 1 shot and the usual 15 queries
+SHOWN = 16  # classes of a split that are listed, unless all are asked for
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+Counter = Callable[[list[str]], Sequence[int]]
 
 
 @dataclass
 class Report:
-    """What was found in a data set, and in its file: the encoding, empty lines, warnings of the reader.
+    """What was found in a data set, and in its file: the encoding, empty lines, what its reader noted.
 
-    data: without the rows that are empty. findings: of ``leaks.check``.
-    repeats, conflicts: groups of equal examples (indices) with some class twice, with several classes.
+    data: what ``load`` returns. lines: of the file (or rows: unit), where each example stands; () if unknown.
+    count_tokens: n texts -> n numbers of tokens; without it words are counted. max_tokens: where the
+    encoder cuts. findings: of ``leaks.check``. repeats, conflicts: groups of equal examples (indices) with
+    some class twice, with several classes.
     """
 
     data: ClassDataset
     source: str
     encoding: str = ""
     empty_lines: Sequence[int] = ()
+    lines: Sequence[int] = ()
+    unit: str = "line"
     notes: Sequence[str] = ()
+    count_tokens: Counter | None = None
+    max_tokens: int = 128
 
     def __post_init__(self) -> None:
         labels = self.data.labels.tolist()
@@ -54,21 +72,64 @@ class Report:
         """The largest n_shot + n_query of episodes on all classes of a split; 0 for a split without any."""
         return min(self.data.counts[self.data.classes(split)].tolist(), default=0)
 
-    def format(self) -> str:
-        """The report as text."""
+    @cached_property
+    def lengths(self) -> np.ndarray | None:
+        """(n,) tokens (or words) of every text; None for pictures."""
+        if not isinstance(self.data.inputs, list) or not len(self.data):
+            return None
+        count = self.count_tokens or (lambda texts: [len(text.split()) for text in texts])
+        return np.asarray(count(self.data.inputs))
+
+    @property
+    def n_cut(self) -> int:
+        """Texts of which the encoder reads only the beginning; 0 where tokens could not be counted."""
+        if self.lengths is None or self.count_tokens is None:
+            return 0
+        return int(np.sum(self.lengths > self.max_tokens))
+
+    @property
+    def surrogates(self) -> list[int]:
+        """Indices of the texts with half a character (a lone surrogate), which no tokenizer reads."""
+        texts = self.data.inputs if isinstance(self.data.inputs, list) else []
+        return [i for i, text in enumerate(texts) if LONE_SURROGATE.search(text)]
+
+    def format(self, all_classes: bool = False) -> str:
+        """The report as text, with every class or with the largest and smallest of each split."""
         encoding = f"\nencoding {self.encoding}" if self.encoding else ""
         header = [f"{self.source}\n{self.data!r}{encoding}", *(f"note: {note}" for note in self.notes)]
-        parts = [header, self._classes(), self._episodes(), self._defects()]
-        return "\n\n".join(["\n".join(lines) for lines in parts] + [format_findings(self.findings)])
+        parts = [header, self._classes(all_classes), self._lengths(), self._episodes(), self._defects()]
+        texts = ["\n".join(lines) for lines in parts if lines]
+        return "\n\n".join([*texts, format_findings(self.findings)])
 
-    def _classes(self) -> list[str]:
-        counts, names = self.data.counts.tolist(), self.data.class_names
-        split_of = {c: split for split, classes in self.data.splits.items() for c in classes.tolist()}
-        order = sorted(range(self.data.n_classes), key=lambda c: (-counts[c], names[c]))
-        lines = [f"  {counts[c]:>7,}  {split_of.get(c, 'no split'):<8}  {names[c]}" for c in order]
-        if len(lines) > 40:
-            lines[20:-20] = [f"  … {len(lines) - 40} more …"]
+    def _classes(self, all_classes: bool) -> list[str]:
+        counts, names, splits = self.data.counts.tolist(), self.data.class_names, self.data.splits
+        nowhere = np.flatnonzero(split_of_class(self.data) < 0).tolist()
+        parts = {**{split: ids.tolist() for split, ids in splits.items()}, "no split": nowhere}
+        lines = []
+        for split, ids in parts.items():
+            order = sorted(ids, key=lambda c: (-counts[c], names[c]))
+            listed = [f"  {counts[c]:>7,}  {split:<8}  {names[c]}" for c in order]
+            if len(listed) > SHOWN and not all_classes:
+                hidden = len(listed) - SHOWN
+                listed[SHOWN // 2 : -SHOWN // 2] = [f"  … {hidden} more of {split} (--classes lists all) …"]
+            lines += listed
         return ["examples  split     class", *lines]
+
+    def _lengths(self) -> list[str]:
+        if self.lengths is None:
+            return []
+        unit = "tokens" if self.count_tokens else "words"
+        median, most = np.percentile(self.lengths, [50, 95])
+        lines = [
+            f"lengths in {unit}: median {median:.0f}, 95 % up to {most:.0f}, longest {self.lengths.max():,}"
+        ]
+        if n_cut := self.n_cut:
+            share = f"{n_cut:,} of {len(self.data):,} texts ({n_cut / len(self.data):.1%})"
+            fix = "put first what tells the classes apart, or cut the texts into parts"
+            lines.append(
+                f"{share} are longer than {self.max_tokens} tokens, and the encoder reads no further: {fix}"
+            )
+        return lines
 
     def _episodes(self) -> list[str]:
         lines = [
@@ -86,49 +147,76 @@ class Report:
         return lines
 
     def _defects(self) -> list[str]:
-        names, lines = self.data.class_names, []
+        names, counts, lines = self.data.class_names, self.data.counts.tolist(), []
+
+        def listed(ids: Sequence[int]) -> str:
+            return f"{len(ids)}: {first_few(f'{names[c]!r} ({counts[c]})' for c in ids)}"
+
         if small := self.small_classes():
-            few = f"classes with fewer than {ENOUGH} examples (1 shot and 15 queries): {len(small)}"
-            lines.append(f"{few}: {first_few(f'{names[c]!r} ({int(self.data.counts[c])})' for c in small)}")
+            few = f"classes with fewer than {ENOUGH} examples (1 shot and 15 queries)"
+            lines.append(f"{few}: {listed(small)} (min_examples=… leaves small ones out)")
+        if unsplit := np.flatnonzero(split_of_class(self.data) < 0).tolist():
+            lines.append(f"classes that stand in no split, and are not used: {listed(unsplit)}")
+        if missing := [c for c, name in enumerate(names) if name.casefold() in MISSING_WORDS]:
+            lines.append(f"classes whose name may stand for a missing label: {listed(missing)}")
         if empty := self.empty_lines:
-            lines.append(f"rows with an empty text or label: {len(empty)}: line {first_few(empty)}")
+            lines.append(
+                f"rows left out for an empty text or label: {len(empty)}: {self.unit} {first_few(empty)}"
+            )
+        if broken := self.surrogates:
+            where = first_few(map(self._place, broken))
+            lines.append(f"texts with half a character (a lone surrogate): {len(broken)}: {where}")
         if self.repeats:
             lines.append(f"examples that repeat an earlier one of their class: {self.n_repeats:,}")
         if self.conflicts:
             group = self.conflicts[0]
             which = " and in ".join(map(repr, sorted({names[self.data.labels[i]] for i in group})))
-            found = f"{len(self.conflicts):,}, such as no. {group[0]} in {which}"
+            found = f"{len(self.conflicts):,}, such as {self._place(group[0])} in {which}"
             lines.append(f"examples that stand in several classes: {found}")
         return lines or ["no empty, repeated or contradictory examples, no class too small"]
 
+    def _place(self, i: int) -> str:
+        return f"{self.unit} {self.lines[i]}" if self.lines else f"no. {i}"
+
 
 def inspect(
-    source: ClassDataset | Path | str,
-    split: Split = None,
-    text: str = "text",
-    label: str = "label",
-    encoding: str | None = None,
+    source: ClassDataset | Path | str | Mapping[str, Any],
+    *,
+    count_tokens: Counter | None = None,
+    max_tokens: int = 128,
+    **options: Any,
 ) -> Report:
-    """A report on a data set or a path; options as in ``data.from_csv``, but no split is one split "all"."""
+    """A report on what ``load(source, **options)`` returns, or on a data set that is loaded already.
+
+    count_tokens: n texts -> n numbers of tokens, of the encoder that is to read them up to max_tokens.
+    """
+    measure: dict[str, Any] = {"count_tokens": count_tokens, "max_tokens": max_tokens}
     if isinstance(source, ClassDataset):
-        return Report(source, source.name)
-    path = Path(source)
-    split = {"all": 1.0} if split is None else split
-    if not path.is_dir():
-        table = reader_for(path)(path, text, label, encoding)
-        data = from_table(table, path, split, drop_empty=True)
-        return Report(data, str(path), table.encoding, table.empty_lines)
+        if options:
+            raise ValueError(f"`source` is loaded already: give `{min(options)}` to what loads it.")
+        return Report(source, source.name, **measure)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        data = from_folder(path, split)
-    return Report(data, str(path), notes=[str(warning.message) for warning in caught])
+        asked = describe(source, **options)
+        facts: dict[str, Any] = {}
+        if asked.kind == "table":
+            data, facts = _of_table(asked)
+        else:
+            data = load(source, **options)
+    said = dict.fromkeys(str(warning.message) for warning in caught)
+    notes = [note.removeprefix(f"{asked.path}: ") for note in said]
+    return Report(data, asked.name, notes=notes, **facts, **measure)
 
 
-def inspect_dataset(source: str, split: str | None = None, **options: Any) -> str:
-    """The report as text, on a path or (unless a file has that name) on a set of ``data.load``.
-
-    split: of a path, a split file; of a set, its split family. options: as in :func:`inspect`.
-    """
-    if source in LOADERS and not Path(source).exists():
-        return inspect(load(source, split)).format()
-    return inspect(source, split, **options).format()
+def _of_table(asked: Source) -> tuple[ClassDataset, dict[str, Any]]:
+    """What ``load`` makes of a table, and what only its file says."""
+    how_read = ("text", "label", "encoding")
+    table = read_table(asked.path, **{name: asked.options.get(name) for name in how_read})
+    rest = {name: value for name, value in asked.options.items() if name not in how_read}
+    data = dataset_of(table, asked.path, **rest)
+    kept = set(data.class_names)
+    lines = [
+        line for (text, name), line in zip(table.rows, table.lines, strict=True) if text and name in kept
+    ]
+    facts = {"encoding": table.encoding, "empty_lines": table.empty_lines, "lines": lines}
+    return data, facts | {"unit": table.unit}

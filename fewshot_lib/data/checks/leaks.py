@@ -3,11 +3,13 @@
 1. A *class* under two names: "ARTS & CULTURE" and "CULTURE & ARTS", "THE WORLDPOST" and "WORLDPOST".
 2. The same *example* in two splits, to the letter or nearly so.
 3. Two classes of one split that nobody could tell apart; no leak, but an upper limit to every accuracy.
+   And names that differ in signs alone, "C" and "C++": a method that reads names may see one word.
 
 The check knows names and inputs, not meanings: that "FOOD & DRINK" is "TASTE" only a reader knows.
 """
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,13 +18,17 @@ from itertools import combinations
 import numpy as np
 from torch import Tensor
 
-from fewshot_lib.data.checks.duplicates import keys_of, near_images, near_texts, same_groups
+from fewshot_lib.data.checks.duplicates import MOST_PAIRS, keys_of, near_images, near_texts, same_groups
 from fewshot_lib.data.dataset import ClassDataset
 
 JACCARD = 0.8  # the similarity of word sets from which two texts are near duplicates
 MAX_BITS = 3  # of 256 in which the bitmaps of two near duplicates among images may differ
 FILLERS = {"the", "and", "of"}
 NOWHERE = -1
+WORD = r"\d+(?:[.,:/]\d+)+|[^\W_]+"  # 1.5 is one word
+SIGN = r"(?<!\w)-(?=\w)|(?<=\w)-(?!\w)|[^\w\s-]"
+# Letters of other alphabets that look like Latin ones.
+LOOK_ALIKES = str.maketrans("АВЕКМНОРСТУХаеорсухіјѕΑΒΕΖΗΙΚΜΝΟΡΤΥΧο", "ABEKMHOPCTYXaeopcyxijsABEZHIKMNOPTYXo")
 
 Pairs = list[tuple[int, int]]
 
@@ -31,8 +37,8 @@ Pairs = list[tuple[int, int]]
 class Finding:
     """Something to look at before believing a number: the split is broken, or only may be (``is_leak``).
 
-    kind: "same class name" or "class name inside another" (pairs of class ids), "same example" or
-    "near example" (pairs of indices). message: one sentence with the count and an example.
+    kind: "same class name", "same words" or "class name inside another" (pairs of class ids), "same example"
+    or "near example" (pairs of indices). message: one sentence with the count and an example.
     """
 
     kind: str
@@ -60,9 +66,19 @@ def name_words(name: str) -> frozenset[str]:
     >>> name_words("CULTURE & ARTS") == name_words("The Arts and Culture")
     True
     """
-    words = re.findall(r"[^\W_]+", name.casefold())
+    words = re.findall(WORD, _visible(name))
     singular = frozenset(re.sub(r"(?<=..[^s])s$", "", word) for word in words)
     return singular - FILLERS or singular or frozenset([name])
+
+
+def signs(name: str) -> str:
+    """The signs of a name that may be its meaning: the "++" of "C++", the "-" of "-1", a smiley.
+
+    >>> signs("C++"), signs("sci-fi & more!")
+    ('++', '')
+    """
+    found = re.findall(SIGN, _visible(name))
+    return "".join(sign for sign in found if sign in "-#%*@" or unicodedata.category(sign)[0] == "S")
 
 
 def split_of_class(data: ClassDataset) -> np.ndarray:
@@ -75,27 +91,44 @@ def split_of_class(data: ClassDataset) -> np.ndarray:
 
 def _name_findings(data: ClassDataset) -> list[Finding]:
     owner, splits, names = split_of_class(data), list(data.splits), data.class_names
-    same, inside = (
+    alike, inside = (
         [(a, b) for a, b in pairs if NOWHERE not in (owner[a], owner[b])]
-        for pairs in (_same_names(names), _names_inside(names))
+        for pairs in (_names_alike(names), _names_inside(names))
     )
-    across = [(a, b) for a, b in same if owner[a] != owner[b]]
-    within = [(a, b) for a, b in same if owner[a] == owner[b]]
-    inside = [(a, b) for a, b in inside if owner[a] != owner[b] and (min(a, b), max(a, b)) not in across]
-    alike = "pairs of classes with the same name"
+    same = {(a, b) for a, b in alike if signs(names[a]) == signs(names[b])}
+    across = [(a, b) for a, b in sorted(same) if owner[a] != owner[b]]
+    within = [(a, b) for a, b in sorted(same) if owner[a] == owner[b]]
+    only_signs = [pair for pair in alike if pair not in same]
+    known = set(alike)
+    inside = [(a, b) for a, b in inside if owner[a] != owner[b] and (min(a, b), max(a, b)) not in known]
+    pairs_of, fix = "pairs of classes with the same name", "; if one class is meant, give both one name"
+    may = "which a method that reads the names may take for one"
     kinds = (
-        ("same class name", True, across, f"{alike} in different splits"),
-        ("same class name", False, within, f"{alike} in one split, which nobody can tell apart"),
+        ("same class name", True, across, f"{pairs_of} in different splits{fix}"),
+        ("same class name", False, within, f"{pairs_of} in one split, which nobody can tell apart{fix}"),
+        ("same words", False, only_signs, f"pairs of class names that differ in signs only, {may}"),
         ("class name inside another", False, inside, "class names that are part of a name in another split"),
     )
-    return _findings(kinds, lambda c: f"{names[c]!r} ({splits[owner[c]]})")
+
+    def shown(c: int) -> str:
+        plain = _visible(names[c].translate(LOOK_ALIKES)) == names[c].casefold()
+        return f"{names[c]!r}{'' if plain else f' = {names[c]!a}'} ({splits[owner[c]]})"
+
+    return _findings(kinds, shown)
 
 
-def _same_names(names: list[str]) -> Pairs:
-    """Pairs of classes with the same words, or the same letters ("world post", "worldpost")."""
+def _visible(name: str) -> str:
+    """What distinguishes a name to the eye: one Unicode form, one case, no character that cannot be seen."""
+    seen = (letter for letter in unicodedata.normalize("NFKC", name) if unicodedata.category(letter) != "Cf")
+    return unicodedata.normalize("NFKC", "".join(seen).casefold())
+
+
+def _names_alike(names: list[str]) -> Pairs:
+    """Pairs of classes with the same words, letters ("world post", "worldpost") or look (another "A")."""
     by_words = same_groups([name_words(name) for name in names])
-    by_letters = same_groups(["".join(re.findall(r"[^\W_]", name.casefold())) or name for name in names])
-    return sorted({pair for group in by_words + by_letters for pair in combinations(group, 2)})
+    by_letters = same_groups(["".join(re.findall(WORD, _visible(name))) or name for name in names])
+    by_look = same_groups([_visible(name.translate(LOOK_ALIKES)) for name in names])
+    return sorted({pair for group in by_words + by_letters + by_look for pair in combinations(group, 2)})
 
 
 def _names_inside(names: list[str]) -> Pairs:
@@ -125,11 +158,12 @@ def _example_findings(data: ClassDataset) -> list[Finding]:
     else:
         unit, alike = "texts", f"share {JACCARD:.0%} of their words"
         near = near_texts(inputs, owner, JACCARD)
+    bound = " (at least so many)" if len(near) >= MOST_PAIRS else ""
     only_near = [(i, j) for i, j in near.tolist() if keys[i] != keys[j]]
     same, only_near = ([(int(rows[i]), int(rows[j])) for i, j in pairs] for pairs in (same, only_near))
     kinds = (
         ("same example", True, same, f"{unit} that stand in two splits"),
-        ("near example", False, only_near, f"pairs of {unit} in different splits that {alike}"),
+        ("near example", False, only_near, f"pairs of {unit} in different splits that {alike}{bound}"),
     )
 
     def shown(i: int) -> str:

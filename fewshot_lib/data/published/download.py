@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fewshot_lib.data.cache import atomic_write, cache_dir
+from fewshot_lib.data.cache import atomic_write, cache_dir, from_start, is_kept, prove_writable
 from fewshot_lib.data.reporting import DataError, shows_progress
 
 T = TypeVar("T")
@@ -49,11 +49,12 @@ def fetch(file: RemoteFile, read: Callable[[Path], T]) -> T:
         except (DataError, OSError) as error:
             raise _unusable(file, f"{copy}, found through FEWSHOT_DATA, cannot be used: {error}") from None
     kept = _cache_path(file)
-    if kept.exists():
+    if is_kept(kept):
         try:
             return read(kept)
         except DataError as error:
             warnings.warn(f"{kept} cannot be used ({error}); it is downloaded again.", stacklevel=2)
+    prove_writable(kept.parent)  # before any waiting
     with atomic_write(kept) as temporary:
         _download(file, temporary)
         try:
@@ -98,7 +99,7 @@ def _mirrored(file: RemoteFile) -> Path | None:
     """The copy below ``FEWSHOT_DATA``, if there is one."""
     if not (setting := os.environ.get("FEWSHOT_DATA")):
         return None
-    root = Path(setting).expanduser()
+    root = from_start(setting)
     if not root.is_dir():
         fix = "set it to the directory of the local copies, or unset it"
         raise DataError(f"FEWSHOT_DATA is {setting!r}, which is not a directory: {fix}.")

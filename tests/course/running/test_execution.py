@@ -1,10 +1,15 @@
 import asyncio
+import json
 import os
 import re
 import sys
+import threading
 from pathlib import Path
 
+import nbformat
+import psutil
 import pytest
+from jupyter_client.channels import HBChannel
 
 import fewshot_lib
 from fewshot_lib.course.running import execution
@@ -64,6 +69,37 @@ def test_a_cell_that_takes_too_long_is_stopped(run, code):
     assert outcome.seconds < 50
 
 
+def test_what_an_earlier_run_left_is_cleared(run, code):
+    cells = code("1 / 0"), code("2")
+    for cell in cells:
+        cell.outputs, cell.execution_count = [nbformat.v4.new_output("stream", text="old\n")], 9
+        cell.metadata["papermill"] = {"exception": True}
+    outcome = run(*cells)
+    assert [output.output_type for output in cells[0].outputs] == ["error"]
+    assert cells[1].outputs == [] and cells[1].execution_count is None
+    assert all("papermill" not in cell.metadata for cell in outcome.notebook.cells)
+
+
+def test_no_thread_and_no_process_is_left(run, code):
+    pid = int(run(code("import os; os.getpid()")).notebook.cells[0].outputs[0].data["text/plain"])
+    assert not [thread for thread in threading.enumerate() if isinstance(thread, HBChannel)]
+    assert not psutil.pid_exists(pid)
+
+
+def test_what_neither_goes_on_nor_stops_is_given_up(monkeypatch):
+    monkeypatch.setattr(execution, "GRACE", 0.1)
+    release, ended = threading.Event(), threading.Event()
+
+    async def blocks():  # not even a cancellation reaches it
+        release.wait(60)
+        ended.set()
+
+    with pytest.raises(execution.NoSignOfLife):
+        execution._interruptible(blocks(), overdue=lambda: True)
+    assert not ended.is_set()
+    release.set()
+
+
 def test_a_kernel_that_dies_is_noticed(run, code):
     failure = run(code("import os; os._exit(1)")).failure
     assert failure.startswith("cell 1, at") and "died" in failure
@@ -89,7 +125,15 @@ def test_notebooks_are_found_by_path_directory_and_beginning(written, notebook, 
         find_notebooks(["01", "03"])
 
 
-@pytest.mark.parametrize("content", ["not json", "{}", '{"nbformat": 4, "nbformat_minor": 5}'])
+NO_NOTEBOOKS = [
+    "not json", "", "{}", "[]", "3", "null", '"x"', "[" * 100_000, '{"nbformat": 4, "nbformat_minor": 5}',
+    '{"nbformat": 4, "nbformat_minor": 5, "cells": 5, "metadata": {}}',
+    '{"nbformat": "4"}', '{"nbformat": 99}',
+    '{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [\n<<<<<<< HEAD\n]}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", NO_NOTEBOOKS, ids=range(len(NO_NOTEBOOKS)))
 def test_a_file_that_is_no_notebook_is_named(tmp_path, content):
     path = tmp_path / "x.ipynb"
     path.write_text(content)
@@ -97,9 +141,15 @@ def test_a_file_that_is_no_notebook_is_named(tmp_path, content):
         execution.read_notebook(path)
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "x.txt"
     write_whole(path, "old\n")
-    with pytest.raises(UnicodeEncodeError):
-        write_whole(path, "new" * 10_000 + "\ud800")
+    monkeypatch.setattr(Path, "replace", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_whole(path, "new" * 10_000)
     assert path.read_bytes() == b"old\n" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_text_is_written_as_json_writes_it(tmp_path):
+    write_whole(tmp_path / "x", json.dumps("a\udce4ö", ensure_ascii=False))
+    assert json.loads((tmp_path / "x").read_text(encoding="utf-8")) == "a\udce4ö"

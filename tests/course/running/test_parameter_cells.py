@@ -24,16 +24,81 @@ def test_exactly_one_cell_is_needed(notebook, code, n):
         parameters.declared(notebook(*[code("a = 1", "parameters") for _ in range(n)]))
 
 
-def test_assignments_have_the_types_of_yaml():
-    given = ["n_way=20", "lr=1.5", "dataset=omniglot", "off=false", "none=null", "sizes=[1, 2]", "empty="]
-    expected = {"n_way": 20, "lr": 1.5, "dataset": "omniglot", "off": False, "none": None}
-    expected |= {"sizes": [1, 2], "empty": None, "text": "a=b"}
-    assert parameters.parse_assignments([*given, "text='a=b'"]) == expected
+VALUES = {
+    "20": 20,
+    "-3": -3,
+    "1_000": 1000,
+    "1.5": 1.5,
+    "1e3": 1000.0,
+    ".5": 0.5,
+    "true": True,
+    "False": False,
+    "None": None,
+    "null": None,
+    "[1, 2]": [1, 2],
+    "['a', None]": ["a", None],
+    '{"a": true}': {"a": True},
+    "omniglot": "omniglot",
+    "'a=b'": "a=b",
+    '"7"': "7",
+    # what other readers take for something else
+    "010": "010",
+    "0x10": "0x10",
+    "1,000": "1,000",
+    "nan": "nan",
+    "inf": "inf",
+    "yes": "yes",
+    "~": "~",
+    "2020-01-01": "2020-01-01",
+    "12:30": "12:30",
+    "٣": "٣",
+    "my #1 texts.csv": "my #1 texts.csv",
+    "a: b.csv": "a: b.csv",
+    "[draft] my.csv": "[draft] my.csv",
+    "C:\\new\\table.csv": "C:\\new\\table.csv",
+    '"C:\\new"': "C:\\new",
+    "größe.csv": "größe.csv",
+    "it's": "it's",
+    "&a": "&a",
+    "*": "*",
+    "!!python": "!!python",
+    "@x": "@x",
+    "a\tb": "a\tb",
+    "-": "-",
+}
 
 
-@pytest.mark.parametrize(
-    "given", [["n_way"], ["=3"], ["n way=3"], ["a=1", "a=2"], ["a=[1"], ["a=2020-01-01"], ["a=.nan"]]
-)
+@pytest.mark.parametrize("typed", VALUES)
+def test_a_value_is_what_a_person_typed(typed):
+    (value,) = parameters.parse_assignments([f"mine={typed}"]).values()
+    assert value == VALUES[typed] and type(value) is type(VALUES[typed])
+
+
+@pytest.mark.parametrize("typed", ["2024", "010", "1e3", "2.5"])
+def test_a_data_set_may_be_named_by_a_number(typed):
+    assert parameters.parse_assignments([f"dataset={typed}"]) == {"dataset": typed}
+    assert parameters.parse_assignments(["dataset=None", "profile=None"]) == {
+        "dataset": None,
+        "profile": None,
+    }
+
+
+UNREADABLE = [
+    "n_way",
+    "=3",
+    "n way=3",
+    "a=",
+    "a=  ",
+    "a=[1, b]",
+    "a={x: 1}",
+    "a=[NaN]",
+    "a={1, 2}",
+    "a=[1e999]",
+]
+UNREADABLE += ["a=1e999", "a=" + "9" * 5000, "a=" + "[" * 5000 + "]" * 5000]
+
+
+@pytest.mark.parametrize("given", [["a=1", "a=2"], *([one] for one in UNREADABLE)], ids=range(14))
 def test_assignments_that_cannot_be_read_are_refused(given):
     with pytest.raises(ValueError, match="`-p"):
         parameters.parse_assignments(given)
@@ -50,6 +115,14 @@ def test_assignments_that_cannot_be_read_are_refused(given):
 def test_misspelt_parameters_and_impossible_values_are_refused(course_notebook, values, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         parameters.check_all({"01_tiny": course_notebook()}, values)
+
+
+def test_a_cell_of_text_is_no_parameters_cell_whatever_its_tag(notebook, code, text):
+    with pytest.raises(ValueError, match="0 cells are tagged"):
+        parameters.declared(notebook(text("n_way = 5", "parameters")))
+    both = notebook(text("# Parameters", "parameters"), code("n_way = 5", "parameters"))
+    cells = parameters.inject(both, {"n_way": 3}).cells
+    assert [cell.source for cell in cells][1:] == ["n_way = 5", "n_way = 3"]
 
 
 def test_one_notebook_without_the_parameter_or_the_cell_is_enough(course_notebook, notebook, code):

@@ -15,8 +15,9 @@ def test_small_differences_are_not_written_and_profiles_are_kept_apart(tmp_path)
     assert times.load_times(tmp_path) == {"laptop": {"a": 70, "b": 2}, "smoke": {"b": 1}}
 
 
-def test_a_broken_file_is_named(tmp_path):
-    (tmp_path / times.FILE).write_text("{")
+@pytest.mark.parametrize("content", ["{", "[]", '{"smoke": [8]}'])
+def test_a_broken_file_is_named(tmp_path, content):
+    (tmp_path / times.FILE).write_text(content)
     with pytest.raises(ValueError, match="delete it"):
         times.load_times(tmp_path)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.feature_extraction.text import CountVectorizer
 
+from fewshot_lib.data.checks import duplicates
 from fewshot_lib.data.checks.duplicates import (
     _rarest_words,
     _sharing,
@@ -24,7 +25,11 @@ def all_pairs_of_texts(texts, owners, threshold):
     def is_near(i, j):
         return len(words[i] & words[j]) >= threshold * len(words[i] | words[j]) - 1e-9
 
-    pairs = itertools.combinations(range(len(texts)), 2)
+    # Of texts with the same words and the same owner, the first stands for all.
+    first = {
+        (frozenset(w), owner): i for i, (w, owner) in reversed([*enumerate(zip(words, owners, strict=True))])
+    }
+    pairs = itertools.combinations(sorted(first.values()), 2)
     return [[i, j] for i, j in pairs if owners[i] != owners[j] and is_near(i, j)]
 
 
@@ -47,6 +52,52 @@ def test_near_texts_across_blocks_of_the_product(monkeypatch):
     texts += ["unique1 other1 third1 fourth1", "fourth9 third9 other9 unique9"]
     owners = np.array([0] * 10 + [1, 1])
     assert near_texts(texts, owners, 0.8).tolist() == [[1, 10], [9, 11]]
+
+
+def test_equal_texts_are_compared_once(monkeypatch):
+    # With all pairs of 30,000 rows this would take minutes and gigabytes.
+    texts = ["yes", "No way!", "perhaps not"] * 10_000
+    owners = np.arange(30_000) // 10_000
+    compared = []
+    original = duplicates._sharing
+    monkeypatch.setattr(duplicates, "_sharing", lambda rare: compared.append(rare.shape[0]) or original(rare))
+    found = near_texts(texts, owners, 0.8)
+    assert compared == [9]
+    assert {tuple(pair) for pair in found.tolist()} == {
+        (a, b) for start in range(3) for a, b in itertools.combinations(_firsts(texts, owners, start), 2)
+    }
+
+
+def _firsts(texts, owners, start):
+    """The first row of every owner with the text of row ``start``."""
+    return [next(i for i, t in enumerate(texts) if t == texts[start] and owners[i] == o) for o in range(3)]
+
+
+def test_the_number_of_pairs_is_bounded(monkeypatch):
+    texts = [f"all of these texts come from one template and differ in number {i}" for i in range(300)]
+    owners = np.arange(300) % 2
+    assert len(near_texts(texts, owners, 0.8)) == 150 * 150
+    monkeypatch.setattr(duplicates, "MOST_PAIRS", 1000)
+    found = near_texts(texts, owners, 0.8)
+    assert found.shape == (1000, 2) and (owners[found[:, 0]] != owners[found[:, 1]]).all()
+    images = torch.zeros(300, 1, 16, 16)
+    images[:, 0, :4] = 1
+    images[torch.arange(300), 0, 8 + torch.arange(300) % 8, torch.arange(300) // 8 % 16] = 0.9
+    everything = near_images(images, owners, 8)
+    monkeypatch.setattr(duplicates, "MOST_PAIRS", 50)
+    assert len(everything) > 50 and len(near_images(images, owners, 8)) == 50
+
+
+def test_few_pairs_are_held_at_a_time(monkeypatch):
+    texts = [f"all of these texts come from one template and differ in number {i}" for i in range(100)]
+    owners = np.arange(100) % 2
+    expected = near_texts(texts, owners, 0.8).tolist()
+    monkeypatch.setattr(duplicates, "CANDIDATES", 500)
+    words = CountVectorizer(binary=True, dtype=np.int32).fit_transform(texts)
+    rare = _rarest_words(words, np.diff(words.indptr), 0.8)
+    blocks = [len(pairs) for pairs in _sharing(rare)]
+    assert len(blocks) > 10 and max(blocks) <= 500
+    assert near_texts(texts, owners, 0.8).tolist() == expected
 
 
 def test_texts_that_share_only_common_words_are_not_even_compared():

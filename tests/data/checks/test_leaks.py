@@ -8,6 +8,7 @@ import torch
 
 from fewshot_lib.data.checks.leaks import check, format_findings, name_words
 from fewshot_lib.data.dataset import ClassDataset
+from fewshot_lib.data.own.arrays import from_arrays
 
 REAL = Path(os.environ.get("FEWSHOT_DATA") or ".") / "text/huffpost.json"
 CLEAN = [
@@ -47,7 +48,12 @@ def test_clean_data_has_no_findings():
         ("World Post", "worldpost"),
         ("food and drink", "Drinks, Food"),
         ("sci.space", "SPACE (sci)"),
-        ("!!!", "!!!"),
+        ("caf\u00e9", "CAFE\u0301"),
+        ("a\u200bb", "ab"),
+        ("STRASSE", "straße"),
+        ("\uff21rt", "art"),
+        ("COP", "\u0421\u041e\u0420"),
+        ("section 1.5", "Sections 1.5"),
     ],
 )
 def test_the_same_name_in_two_splits_is_a_leak(one, other):
@@ -63,6 +69,29 @@ def test_names_in_one_split_and_names_inside_others_are_worth_a_look():
     assert (finding.kind, finding.is_leak, finding.pairs) == ("class name inside another", False, [(0, 1)])
     assert check(texts(["style", "b", "c", "style & beauty", "e", "f"])) == [], "across splits only"
     assert check(texts(["style", "styleguide", *CLEAN_NAMES[2:]])) == [], "words are compared, not letters"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("C", "C++"), ("C++", "C#"), ("-1", "1"), ("good 👍", "good 👎"), ("A+", "A-"), ("5 €", "5 $")],
+)
+def test_names_that_differ_in_signs_are_no_leak_but_may_be_read_as_one(one, other):
+    (finding,) = check(texts([one, other, *CLEAN_NAMES[2:]]))
+    assert (finding.kind, finding.is_leak, finding.pairs) == ("same words", False, [(0, 1)])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("1.5", "15"), ("1.5", "5.1"), ("section 1", "section 1.1"), ("10", "1"), ("1,000", "1000 000")],
+)
+def test_numbers_are_names_of_their_own(one, other):
+    found = check(texts([one, other, *CLEAN_NAMES[2:]]))
+    assert not [finding for finding in found if finding.kind in ("same class name", "same words")]
+
+
+def test_names_that_look_the_same_are_shown_apart():
+    (finding,) = check(texts(["caf\u00e9", "cafe\u0301", *CLEAN_NAMES[2:]]))
+    assert r"'cafe\u0301' (val)" in finding.message and "give both one name" in finding.message
 
 
 def test_classes_of_no_split_cannot_leak():
@@ -114,3 +143,12 @@ def test_the_known_leaks_of_huffpost_are_found(monkeypatch):
     assert pairs["same class name", True] == [(15, 24)], "THE WORLDPOST (train), WORLDPOST (val)"
     assert pairs["same class name", False] == [(35, 39)], "ARTS & CULTURE, CULTURE & ARTS (both test)"
     assert pairs["class name inside another", False] == [(26, 4)], "STYLE (test), STYLE & BEAUTY (train)"
+
+
+def test_a_search_that_ended_at_its_bound_says_so(monkeypatch):
+    monkeypatch.setattr("fewshot_lib.data.checks.duplicates.MOST_PAIRS", 10)
+    monkeypatch.setattr("fewshot_lib.data.checks.leaks.MOST_PAIRS", 10)
+    texts = [f"one two three four five six seven eight nine ten {word}" for word in "abcdefghij"]
+    data = from_arrays(texts, [c % 2 for c in range(10)], split={"train": ["0"], "test": ["1"]})
+    (message,) = (finding.message for finding in check(data) if finding.kind == "near example")
+    assert "share 80% of their words (at least so many): 10, such as" in message

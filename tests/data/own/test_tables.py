@@ -1,120 +1,83 @@
-"""Reading people's CSV and JSON Lines files: what is right is read whole, what is wrong named by its line."""
+"""A table of any format is the same data set; rows that are empty, classes that are small are named."""
 
-import csv
 import json
+import os
 
 import pytest
+import torch
 
-from fewshot_lib.data.own.tables import read_csv, read_jsonl, reader_for
+from fewshot_lib.data.own.tables import from_csv, from_jsonl, from_table
 from fewshot_lib.data.reporting import DataError
 
-ROWS = [
-    ("plain words", "a"),
-    ('with, comma; semicolon\tand "quotes"', "b"),
-    ("two\nlines", "a"),
-    ("Käse – 日本", "b"),
-]
+NAMES = ["Zoo", "art", "sport", "tech", "œuvre"]
+ROWS = [(f"text {name} {i}", name) for name in NAMES for i in range(3)]
+SPLIT = {"train": ["art", "sport", "tech"], "val": ["Zoo"], "test": ["œuvre"]}
 
 
-def write_csv(path, rows=ROWS, separator=",", encoding="utf-8", header=("text", "label")):
-    with path.open("w", newline="", encoding=encoding) as file:
-        writer = csv.writer(file, delimiter=separator)
-        writer.writerow(header)
-        writer.writerows(rows)
+@pytest.fixture
+def csv_file(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in ROWS), encoding="utf-8")
     return path
 
 
-@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_a_csv_file_comes_back_row_by_row(tmp_path, separator, encoding):
-    table = read_csv(write_csv(tmp_path / "x.csv", separator=separator, encoding=encoding))
-    assert table.rows == ROWS
-    assert table.lines == [2, 3, 4, 6], "the third row takes two lines"
-    assert table.encoding == "utf-8"
+def test_a_csv_file_becomes_a_data_set(csv_file):
+    data = from_table(csv_file, split=SPLIT)
+    labels = [data.class_names[c] for c in data.labels.tolist()]
+    assert list(zip(data.inputs, labels, strict=True)) == ROWS
+    assert {part: [data.class_names[c] for c in data.classes(part)] for part in SPLIT} == SPLIT
+    assert (data.name, data.split_family) == ("mine", "by list")
+    assert data.counts.tolist() == [3] * 5
 
 
-def test_columns_are_found_by_name_in_any_order(tmp_path):
-    rows = [("1", "sport", "goal"), ("2", "news", "vote")]
-    path = write_csv(tmp_path / "x.csv", rows, header=("id", "topic", "headline"))
-    table = read_csv(path, text="headline", label="topic")
-    assert table.rows == [("goal", "sport"), ("vote", "news")]
-    with pytest.raises(DataError, match=r"columns 'id', 'topic', 'headline'.*text=…"):
-        read_csv(path)
+def test_a_json_lines_file_gives_the_same_data_set(csv_file, tmp_path):
+    path = tmp_path / "mine.jsonl"
+    lines = [json.dumps({"body": text, "topic": label}) for text, label in ROWS]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    a, b = from_csv(csv_file, seed=3), from_jsonl(path, text="body", label="topic", seed=3)
+    assert a.inputs == b.inputs and a.class_names == b.class_names and torch.equal(a.labels, b.labels)
+    assert repr(a) == repr(b) and "shares 0.6/0.2/0.2, seed 3" in repr(a)
 
 
-def test_a_wrong_encoding_names_the_byte_its_line_and_the_remedy(tmp_path):
-    path = write_csv(tmp_path / "x.csv", [("fine", "a"), ("Köln", "b")], encoding="cp1252")
-    with pytest.raises(DataError, match=r"line 3: byte 0xf6 .* is not UTF-8. Pass encoding='cp1252'"):
-        read_csv(path)
-    assert read_csv(path, encoding="cp1252").rows == [("fine", "a"), ("Köln", "b")]
-    with pytest.raises(ValueError, match="`encoding` is 'utf-9'"):
-        read_csv(path, encoding="utf-9")
+def test_empty_rows_are_refused_by_line_or_dropped_on_request_and_some_must_be_left(csv_file):
+    with csv_file.open("a", encoding="utf-8") as file:
+        file.write("  ,art\nno label,\n\u200b,art\n")
+    with pytest.raises(DataError, match=r"3 rows .* empty .*\(line 17, 18, 19\).*drop_empty=True"):
+        from_table(csv_file, split=SPLIT)
+    assert len(from_table(csv_file, split=SPLIT, drop_empty=True)) == len(ROWS)
+    csv_file.write_text("text,label\n", encoding="utf-8")
+    with pytest.raises(DataError, match="no rows"):
+        from_table(csv_file)
 
 
-def test_utf_16_is_recognised_and_can_be_read(tmp_path):
-    path = write_csv(tmp_path / "x.csv", encoding="utf-16")
-    with pytest.raises(DataError, match="encoding='utf-16'"):
-        read_csv(path)
-    assert read_csv(path, encoding="utf-16").rows == ROWS
+def test_small_classes_are_left_out_before_the_split_and_named(csv_file):
+    with csv_file.open("a", encoding="utf-8") as file:
+        file.write("only one,rare\n")
+    with pytest.warns(UserWarning, match=r"1 of 6 classes have fewer than 3 examples .*'rare' \(1\)"):
+        data = from_table(csv_file, min_examples=3)
+    assert data.class_names == NAMES and sum(map(len, data.splits.values())) == 5
+    with pytest.raises(DataError, match="all there are: lower `min_examples`"):
+        from_table(csv_file, min_examples=4)
+    for wrong in (0, "3", True, 1.5):
+        with pytest.raises(ValueError, match="`min_examples` is"):
+            from_table(csv_file, min_examples=wrong)
+    with pytest.raises(ValueError, match="`text` is 3: give the name of a column"):
+        from_table(csv_file, text=3)
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("text,label\nfine,a\nwith, comma,a\n", "line 3: 3 fields, but the header names 2"),
-        ("text,label\nfine,a\nonly text\n", "line 3: 1 fields"),
-        ('text,label\n"never closed,a\nfine,a\n', "line 2: unexpected end of data"),
-        ('text,label\n"closed" early,a\n', "line 2"),
-        ("", "is empty"),
-        ("\n\n", "is empty"),
-    ],
-)
-def test_a_damaged_csv_file_is_refused_with_its_line(tmp_path, content, words):
+def test_a_file_name_of_any_bytes_is_a_name_that_can_be_shown(csv_file):
+    odd = csv_file.rename(csv_file.with_name(os.fsdecode(b"caf\xe9.csv")))
+    assert from_table(odd).name == "caf\\xe9"
+
+
+def test_what_was_guessed_is_said_once(tmp_path, recwarn):
     path = tmp_path / "x.csv"
-    path.write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=words) as error:
-        read_csv(path)
-    assert str(path) in str(error.value)
-
-
-def test_empty_lines_are_skipped_and_the_line_numbers_stay_right(tmp_path):
-    path = tmp_path / "x.csv"
-    path.write_text("text,label\n\none,a\n\n\ntwo,b\n", encoding="utf-8")
-    table = read_csv(path)
-    assert (table.rows, table.lines) == ([("one", "a"), ("two", "b")], [3, 6])
-
-
-def test_a_json_lines_file_comes_back_row_by_row(tmp_path):
-    path = tmp_path / "x.jsonl"
-    rows = [{"text": text, "label": label, "extra": [1]} for text, label in [*ROWS, ("odd\u2028line end", 7)]]
-    path.write_text("\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8-sig")
-    table = read_jsonl(path)
-    assert table.rows == [*ROWS, ("odd\u2028line end", "7")]
-    assert table.lines == [1, 3, 5, 7, 9]
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ('{"text": "a", "label": "b"}\n{"text": "a", "lab', "line 2: not JSON"),
-        ('{"text": "a"}', "line 1: no 'label' among 'text'"),
-        ('{"text": "a", "label": null}', "line 1: 'label' is None"),
-        ('{"text": ["a"], "label": "b"}', r"line 1: 'text' is \['a'\]"),
-        ('["a", "b"]', "one JSON array"),
-        ('"a"', "line 1: not a JSON object but str"),
-        ("", "no rows"),
-    ],
-)
-def test_a_damaged_json_lines_file_is_refused_with_its_line(tmp_path, content, words):
-    path = tmp_path / "x.jsonl"
-    path.write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=words):
-        read_jsonl(path)
-
-
-def test_the_reader_is_chosen_by_the_end_of_the_name(tmp_path):
-    assert reader_for(tmp_path / "x.CSV") is read_csv and reader_for(tmp_path / "x.jsonl") is read_jsonl
-    with pytest.raises(DataError, match=r"'\.xlsx'"):
-        reader_for(tmp_path / "x.xlsx")
-    with pytest.raises(DataError, match="There is no file"):
-        read_csv(tmp_path / "missing.csv")
+    path.write_bytes(b"Review,Topic\n" + "".join(f"café {i},b{i % 5}\n" for i in range(9)).encode("cp1252"))
+    data = from_table(path, split={"test": 1.0})
+    assert data.inputs[0] == "café 0"
+    (warning,) = recwarn
+    for words in ("read as cp1252", "'Review' is read as the text", "'Topic' is read as the label"):
+        assert words in str(warning.message)
+    assert warning.filename == __file__
+    from_table(path, text="Review", label="Topic", encoding="cp1252", split={"test": 1.0})
+    assert len(recwarn) == 1, "what was named is not a guess"

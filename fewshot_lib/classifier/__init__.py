@@ -1,0 +1,11 @@
+"""Your own data (09): a few labelled examples in, labels for the rest out, by any method of the library.
+
+``FewShotClassifier`` has scikit-learn's interface (``estimator``). What it is given is recognised
+(``inputs``, ``naming``), put to a method as one large episode (``methods``), and judged by its own examples
+(``held_out``); it says what to label next (``suggestion``), why (``explanation``), and is kept without pickle
+(``saving``).
+"""
+
+from fewshot_lib.classifier.estimator import FewShotClassifier, Labelled
+from fewshot_lib.classifier.explanation import Explanation
+from fewshot_lib.classifier.held_out import HeldOut, wilson

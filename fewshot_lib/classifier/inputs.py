@@ -1,0 +1,116 @@
+"""What a person hands over, recognised and turned into features: texts, pictures, or features already.
+
+    texts       a list, an array or a pandas column of strings
+    pictures    (n, height, width) or (n, channels, height, width), or a list of paths of picture files
+    features    a table of numbers (n, d): numpy, torch, pandas
+
+Features are numbers that somebody else computed: only they go through scikit-learn's own checks.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fewshot_lib.data.own.pictures import read_pictures
+from fewshot_lib.encoders import TextEncoder, encode
+
+PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
+SIDE = 28  # pixels of a picture file, unless another size is asked for
+
+
+def recognise(X: Any, height: int = SIDE, width: int = SIDE, color: bool = False) -> tuple[str, Any]:
+    """("texts", list of str), ("pictures", tensor (n, c, h, w)) or ("features", X as it is).
+
+    height, width, color: in which picture *files* are read.
+    """
+    if isinstance(X, str | Path):
+        raise ValueError(f"`X` is {str(X)!r}: give a list of inputs, or read a file with fewshot_lib.data.")
+    if isinstance(X, Tensor):
+        X = X.detach().cpu().numpy()
+    if hasattr(X, "iloc") and getattr(X, "ndim", 1) == 2 and X.shape[1] == 1 and not _numeric(X.iloc[:, 0]):
+        X = X.iloc[:, 0]  # a table with one column of texts
+    if isinstance(X, np.ndarray) and X.ndim > 2:
+        return "pictures", _pictures(X)
+    values = X.tolist() if getattr(X, "ndim", 0) == 1 else X
+    if isinstance(values, list | tuple) and any(isinstance(value, str | Path) for value in values):
+        if all(isinstance(value, Path) or _is_picture_file(value) for value in values):
+            return "pictures", read_pictures([Path(value) for value in values], height, width, color)[0]
+        return "texts", _texts(values)
+    return "features", X
+
+
+def encoder_for(kind: str, encoder: nn.Module | str | None) -> nn.Module | None:
+    """The encoder that was asked for, or the one that comes with the library; None for features."""
+    if kind == "features":
+        return None
+    if isinstance(encoder, nn.Module):
+        return encoder
+    if kind == "texts":
+        return text_encoder(encoder or "minilm")
+    if encoder is None:
+        return Pixels()
+    raise ValueError(f"`encoder` is {encoder!r}: of pictures, give a module (n, c, h, w) -> (n, d).")
+
+
+@lru_cache(maxsize=2)
+def text_encoder(source: str) -> TextEncoder:
+    """A text encoder by name: loaded once, however many classifiers use it."""
+    return TextEncoder(source)
+
+
+class Pixels(nn.Module):
+    """No encoder: pictures (n, c, h, w) -> their pixels in 0..1, less the mean of each picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()), requires_grad=False)  # says on which device it is
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        pixels = pictures.flatten(1).float() / (255 if pictures.dtype == torch.uint8 else 1)
+        return self.scale * (pixels - pixels.mean(1, keepdim=True))
+
+
+def features_of(encoder: nn.Module, inputs: list[str] | Tensor, label: str = "") -> Tensor:
+    """Features (n, d) float32 on the CPU; label: of the progress bar."""
+    return encode(encoder, inputs, batch_size=64, label=label).float().cpu()
+
+
+def _is_picture_file(value: object) -> bool:
+    """A string that ends like a picture and is a file: a text that only talks of one is a text."""
+    return isinstance(value, str) and Path(value).suffix.lower() in PICTURES and Path(value).is_file()
+
+
+def _numeric(column: Any) -> bool:
+    return getattr(column.dtype, "kind", "O") in "biufc"
+
+
+def _texts(values: Sequence) -> list[str]:
+    for row, value in enumerate(values):
+        if not isinstance(value, str) or not value.strip():
+            found = "empty" if isinstance(value, str) else f"{value!r}, no text"
+            raise ValueError(f"`X` is {found} in row {row} (counted from 0): fill it in or leave it out.")
+    return [str(value) for value in values]
+
+
+def _pictures(X: np.ndarray) -> Tensor:
+    if X.ndim == 4 and X.shape[-1] in (1, 3) and X.shape[1] not in (1, 3):
+        X = np.moveaxis(X, -1, 1)  # channels last, as most programs have them
+    if X.ndim not in (3, 4) or X.dtype.kind not in "uif":
+        fix = "give (n, height, width) or (n, channels, height, width), uint8 or floating point in 0..1"
+        raise ValueError(f"`X` has shape {X.shape} of {X.dtype}: {fix}.")
+    if X.dtype.kind == "f" and not np.isfinite(X).all():
+        row = int(np.argwhere(~np.isfinite(X))[0][0])
+        raise ValueError(
+            f"`X` holds NaN or infinity in picture {row} (counted from 0): mend or leave it out."
+        )
+    if X.dtype.kind in "ui" and X.dtype != np.uint8:
+        X = X / np.iinfo(X.dtype).max
+    if X.dtype.kind == "f":
+        X = X.astype(np.float32)  # as the weights of an encoder are
+    pictures = torch.from_numpy(np.ascontiguousarray(X))
+    return pictures if pictures.ndim == 4 else pictures.unsqueeze(1)

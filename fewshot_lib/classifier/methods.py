@@ -1,0 +1,70 @@
+"""Which method answers, and how one large episode is put to it.
+
+N classes, up to K examples of each, m queries: episodes of this room have no axis E, it is added here.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewshot_lib.core import Method
+from fewshot_lib.prototypes import (
+    NamesAsExamples,
+    SoftmaxHead,
+    cosine_prototypes,
+    name_mix,
+    names_as_examples,
+    zero_shot,
+)
+
+AUTO_FROM = 3  # examples of every class: with fewer, the choice is a lottery
+
+
+def default_method(names: Tensor | None) -> Any:
+    """Names as examples; where there are no names, the same without them."""
+    return names_as_examples if names is not None else NamesAsExamples(uses_names=False)
+
+
+def candidates(names: Tensor | None) -> list[Any]:
+    """What ``method="auto"`` chooses from, the default first: it wins where several are equal."""
+    without = [NamesAsExamples(uses_names=False), cosine_prototypes]
+    return without if names is None else [names_as_examples, *without, name_mix, zero_shot]
+
+
+def check_method(method: Any, names: Tensor | None) -> None:
+    """Refuses what is no method, and one that needs names where the classes have none."""
+    if not isinstance(getattr(method, "transductive", None), bool):
+        fix = 'give None, "auto", or a few-shot method of the library'
+        raise ValueError(f"`method` is {method!r}: {fix}.")
+    if names is None and getattr(method, "uses_names", False) and not _optional_names(method):
+        fix = "pass names={label: name}, or another method"
+        raise ValueError(f"`method` is {method.name!r}, which needs names, and the classes have none: {fix}.")
+
+
+def head_of(method: Method, support: Tensor, mask: Tensor, names: Tensor | None) -> SoftmaxHead | None:
+    """The head of a method that learns one and can keep it; None for those that read the support anew."""
+    if not isinstance(method, NamesAsExamples):
+        return None
+    names = names.unsqueeze(0) if names is not None and method.uses_names else None
+    return method.fit(support.unsqueeze(0), names, mask.unsqueeze(0))
+
+
+@torch.no_grad()
+def answer(method: Method, support: Tensor, mask: Tensor, query: Tensor, names: Tensor | None) -> Tensor:
+    """Logits (m, N) float64: support (N, K, d), mask (N, K), query (m, d), names (N, d)."""
+    if (head := head_of(method, support, mask, names)) is not None:
+        return head(query.unsqueeze(0))[0]
+    extra = {} if mask.all() else {"support_mask": mask.unsqueeze(0)}
+    if names is not None and getattr(method, "uses_names", False):
+        extra["names"] = names.unsqueeze(0)
+    example = next(method.parameters(), support) if isinstance(method, nn.Module) else support
+    moved = {n: x.to(example) if x.is_floating_point() else x.to(example.device) for n, x in extra.items()}
+    logits = method(support.unsqueeze(0).to(example), query.unsqueeze(0).to(example), **moved)
+    return logits[0].double().cpu()
+
+
+def _optional_names(method: Any) -> bool:
+    function = method.forward if isinstance(method, nn.Module) else method
+    return inspect.signature(function).parameters["names"].default is None

@@ -1,0 +1,176 @@
+"""A fitted classifier as a folder: ``classifier.json`` and ``classifier.safetensors`` with its numbers.
+
+No pickle: loading runs no code of the file. The encoder is not in it, but its name and the sha256 of its
+weights and settings are, and another encoder is refused. What is saved is the whole state, the head included,
+so the answers afterwards are the same to the bit on the same machine. Both files are known by
+checksums: a folder of which one was replaced, or edited, is noticed.
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load as load_bytes
+from torch import Tensor, nn
+
+from fewshot_lib.classifier.held_out import HeldOut
+from fewshot_lib.classifier.inputs import encoder_for
+from fewshot_lib.core import Method
+from fewshot_lib.data.cache import atomic_write, save_tensors
+from fewshot_lib.encoders import encoder_fingerprint
+from fewshot_lib.finetuning import TIM, FineTuning, TransductiveFineTuning
+from fewshot_lib.prototypes import (
+    NamesAsExamples,
+    SoftmaxHead,
+    cosine_prototypes,
+    euclidean_prototypes,
+    name_mix,
+    zero_shot,
+)
+
+VERSION = 2
+DESCRIPTION, NUMBERS = "classifier.json", "classifier.safetensors"
+SETTINGS: dict[str, Any] = {c.__name__: c for c in (NamesAsExamples, FineTuning, TransductiveFineTuning, TIM)}
+FUNCTIONS = {m.name: m for m in (cosine_prototypes, euclidean_prototypes, name_mix, zero_shot)}
+TENSORS = ("features_", "labels_", "support_", "mask_", "rows_")
+
+
+def save(classifier: Any, folder: Path) -> None:
+    """Writes both files, each whole or not at all; the one with the numbers first."""
+    tensors = {name: getattr(classifier, name) for name in TENSORS}
+    tensors |= {f"held_out.{f.name}": getattr(classifier.held_out_, f.name) for f in _fields(HeldOut)}
+    if classifier.name_features_ is not None:
+        tensors["name_features_"] = classifier.name_features_
+    if classifier.head_ is not None:
+        tensors |= {"head.weights": classifier.head_.weights, "head.biases": classifier.head_.biases}
+    description = {
+        "format": "fewshot_lib classifier",
+        "version": VERSION,
+        "kind": classifier.kind_,
+        "classes": _plain_labels(classifier.classes_),
+        "label_type": classifier.classes_.dtype.str,
+        "names": classifier.names_,
+        "inputs": classifier.inputs_,
+        "picture_shape": classifier.picture_shape_,
+        "template": classifier.template,
+        "temperature": classifier.temperature_,
+        "method": _described(classifier.method_),
+        "encoder": None if classifier.encoder_ is None else _described_encoder(classifier),
+        "features": _columns(classifier),
+    }
+    save_tensors(folder / NUMBERS, tensors)
+    description["numbers_sha256"] = hashlib.sha256((folder / NUMBERS).read_bytes()).hexdigest()
+    description["sha256"] = _checksum(description)
+    with atomic_write(folder / DESCRIPTION) as temporary:
+        text = json.dumps(description, ensure_ascii=False, indent=1)
+        temporary.write_text(text + "\n", encoding="utf-8", errors="surrogatepass")
+
+
+def load(classifier: Any, folder: Path, method: Method | None, encoder: nn.Module | None) -> Any:
+    """Fills a new classifier with what a folder holds."""
+    about, tensors = _read(folder)
+    classifier.kind_, classifier.template = about["kind"], about["template"]
+    classifier.classes_ = np.array(about["classes"]).astype(about["label_type"])
+    classifier.names_, classifier.inputs_ = about["names"], about["inputs"]
+    classifier.picture_shape_ = None
+    if shape := about["picture_shape"]:
+        classifier.picture_shape_ = tuple(shape)
+        classifier.size, classifier.color = f"{shape[1]}x{shape[2]}", shape[0] == 3
+    for name in TENSORS:
+        setattr(classifier, name, tensors[name])
+    classifier.name_features_ = tensors.get("name_features_")
+    has_head = "head.weights" in tensors
+    classifier.head_ = SoftmaxHead(tensors["head.weights"], tensors["head.biases"]) if has_head else None
+    classifier.held_out_ = HeldOut(*(tensors[f"held_out.{field.name}"] for field in _fields(HeldOut)))
+    classifier.n_examples_ = np.bincount(classifier.labels_.numpy(), minlength=len(classifier.classes_))
+    classifier.method_ = classifier.method = _restored(about["method"], method)
+    classifier.encoder = encoder or (about["encoder"] or {}).get("source")
+    classifier.encoder_ = _restored_encoder(about, classifier.encoder)
+    for name, value in about["features"].items():
+        setattr(classifier, name, np.array(value, dtype=object) if isinstance(value, list) else value)
+    classifier._judge()
+    classifier.temperature_ = about["temperature"]
+    return classifier
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8", errors="surrogatepass"))
+        numbers = (folder / NUMBERS).read_bytes()
+    except FileNotFoundError as error:
+        found = f"there is no {error.filename}"
+        raise ValueError(f"{folder} holds no saved classifier: {found}. Name the folder of `save`.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{folder / DESCRIPTION} is damaged ({error}): save the classifier again.") from None
+    if not isinstance(about, dict) or about.get("format") != "fewshot_lib classifier":
+        raise ValueError(f"{folder / DESCRIPTION} describes no classifier of this library.")
+    if (version := about.get("version")) != VERSION:
+        fix = f"this library reads version {VERSION}: save it again, or use the library that wrote it"
+        raise ValueError(f"{folder} has version {version} of the format, and {fix}.")
+    if about.pop("sha256", None) != _checksum(about):
+        raise ValueError(f"{folder / DESCRIPTION} was changed after it was saved: save the classifier again.")
+    if hashlib.sha256(numbers).hexdigest() != about["numbers_sha256"]:
+        raise ValueError(f"{folder / NUMBERS} is not the file that was saved: save the classifier again.")
+    return about, load_bytes(numbers)
+
+
+def _checksum(description: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+
+
+def _described(method: Any) -> dict[str, Any]:
+    if type(method).__name__ in SETTINGS and dataclasses.is_dataclass(method):
+        return {"settings_of": type(method).__name__, "settings": dataclasses.asdict(method)}  # type: ignore[arg-type]
+    return {"name": method.name, "own": FUNCTIONS.get(method.name) is not method}
+
+
+def _restored(described: dict[str, Any], method: Method | None) -> Method:
+    if "settings_of" in described:
+        if (kind := SETTINGS.get(described["settings_of"])) is None:
+            raise ValueError(f"The method {described['settings_of']!r} is unknown to this library.")
+        return kind(**described["settings"])
+    if not described["own"]:
+        return FUNCTIONS[described["name"]]
+    if method is None or method.name != described["name"]:
+        found = f"the classifier was saved with the method {described['name']!r} of your own"
+        raise ValueError(f"`method` is {method!r}, and {found}: pass that one to `load`.")
+    return method
+
+
+def _described_encoder(classifier: Any) -> dict[str, Any]:
+    named = classifier.kind_ == "texts" and not isinstance(classifier.encoder, nn.Module)
+    source = (classifier.encoder or "minilm") if named else None
+    own = isinstance(classifier.encoder, nn.Module)
+    return {"source": source, "own": own, "sha256": encoder_fingerprint(classifier.encoder_)}
+
+
+def _restored_encoder(about: dict[str, Any], encoder: Any) -> nn.Module | None:
+    if (described := about["encoder"]) is None:
+        return None
+    if described["own"] and not isinstance(encoder, nn.Module):
+        raise ValueError("`encoder` is missing: the classifier was saved with a module of your own; pass it.")
+    restored = encoder_for(about["kind"], encoder)
+    if restored is None or encoder_fingerprint(restored) != described["sha256"]:
+        raise ValueError("`encoder` is not the one that the classifier was fitted with: its weights differ.")
+    return restored
+
+
+def _plain_labels(classes: np.ndarray) -> list:
+    if classes.dtype.kind not in "iubUf":
+        fix = "use texts or whole numbers as labels"
+        raise ValueError(f"`y` had labels of {classes.dtype}, which cannot be saved: {fix}.")
+    return classes.tolist()
+
+
+def _columns(classifier: Any) -> dict[str, Any]:
+    """What scikit-learn's checks know of the columns of features."""
+    names = ("n_features_in_", "feature_names_in_")
+    found = {name: getattr(classifier, name) for name in names if hasattr(classifier, name)}
+    return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in found.items()}
+
+
+def _fields(kind: type) -> tuple:
+    return dataclasses.fields(kind)

@@ -1,0 +1,285 @@
+"""Labels for your own data, from the command line: ``fewshot fit``, ``predict``, ``suggest``, ``evaluate``.
+
+    fewshot fit train.csv --out model              a few labelled examples -> a classifier
+    fewshot predict model new.csv --out labelled.csv
+    fewshot suggest model pool.csv -n 20           what to label next
+    fewshot evaluate model test.csv --report report.html
+
+In place of a table, a folder of pictures. ``predict`` reads, answers and writes a chunk of rows at a time;
+what is written stays (``labelling_journal``).
+"""
+
+import argparse
+import csv
+import math
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fewshot_lib import data
+from fewshot_lib.core import whole_number
+from fewshot_lib.course.labelling_inputs import Pictures, Row, Texts, Unlabelled
+from fewshot_lib.course.labelling_journal import Journal, belonging
+from fewshot_lib.data.cache import atomic_write
+from fewshot_lib.data.reporting import DataError, progress
+from fewshot_lib.data.sources import OPTIONS
+
+if TYPE_CHECKING:
+    from fewshot_lib.classifier import FewShotClassifier
+
+CHUNK = 1024
+ADDED = ("label", "probability", "rejected")
+REJECT = 0.05
+MODEL = "folder of `fewshot fit`"
+POOL = "table of texts (.csv, .tsv, …) or folder of pictures"
+
+
+def add_commands(commands: Any, data_options: Mapping[str, dict[str, Any]]) -> None:
+    """Adds the four commands to the subparsers of ``fewshot``; each sets ``function``.
+
+    data_options: flag -> its settings, of ``fewshot data inspect``; each command takes those that concern it.
+    """
+
+    def add(name: str, function: Any, purpose: str, options: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=purpose, description=f"{purpose.capitalize()}.")
+        command.set_defaults(function=function)
+        for option in options.split():
+            command.add_argument(option, **data_options[option])
+        return command
+
+    labelled = "--text --label --encoding --drop-empty"
+    fit = add("fit", _fit, "learn from a few labelled examples", f"{labelled} --size --color --min-examples")
+    fit.add_argument("source", help="table with a text and a label in each row, or a folder of pictures")
+    fit.add_argument("--out", type=Path, required=True, help="folder for the classifier")
+    fit.add_argument("--method", choices=("default", "auto"), default="default", help="who answers")
+    fit.add_argument("--no-names", action="store_true", help="the labels are codes: do not read them")
+
+    predict = add("predict", _predict, "label the rows of a file", "--text --encoding")
+    predict.add_argument("model", type=Path, help=MODEL)
+    predict.add_argument("file", type=Path, help=f"{POOL}; all columns and rows are kept")
+    predict.add_argument("--out", type=Path, required=True, help="file for the labelled rows")
+    share = f"share of your own kind of texts that may be marked as foreign by mistake (default: {REJECT})"
+    predict.add_argument("--reject", type=float, default=REJECT, metavar="SHARE", help=share)
+
+    suggest = add("suggest", _suggest, "which rows to label next", "--text --encoding")
+    suggest.add_argument("model", type=Path, help=MODEL)
+    suggest.add_argument("file", type=Path, help=POOL)
+    suggest.add_argument("-n", type=int, default=20, help="how many (default: 20)")
+    suggest.add_argument("--out", type=Path, help="also write them to this .csv file")
+
+    evaluate = add("evaluate", _evaluate, "how good is it, on rows whose labels are known", labelled)
+    evaluate.add_argument("model", type=Path, help=MODEL)
+    evaluate.add_argument("source", help="labelled data, as for `fit`")
+    evaluate.add_argument("--report", type=Path, help="write one page of HTML with everything")
+
+
+# fit, suggest, evaluate
+
+
+def _fit(arguments: argparse.Namespace) -> bool:
+    from fewshot_lib.classifier import FewShotClassifier
+
+    if arguments.out.exists() and not (arguments.out / "classifier.json").is_file():
+        raise ValueError(f"`--out {arguments.out}` exists and is no classifier: name another folder.")
+    inputs, labels = _labelled(arguments)
+    method = "auto" if arguments.method == "auto" else None
+    classifier = FewShotClassifier(method, names=None if arguments.no_names else "auto").fit(inputs, labels)
+    classifier.save(arguments.out)
+    for line in _about(classifier):
+        print(line)
+    print(f"Saved in {arguments.out}. Next: fewshot predict {arguments.out} new.csv --out labelled.csv")
+    return True
+
+
+def _about(classifier: "FewShotClassifier") -> Iterator[str]:
+    """What was learnt, and how good it is as far as its own examples can tell."""
+    counts = classifier.n_examples_
+    each = " to ".join(map(str, sorted({counts.min(), counts.max()})))
+    yield f"{len(counts)} classes, examples of each: {each}. Method: {classifier.method_.name}."
+    for name, accuracy in getattr(classifier, "choice_", {}).items():
+        yield f"  {accuracy:6.1%}  {name}"
+    if classifier.kind_ == "texts" and classifier.names_ is None:
+        yield "The labels are not used as names: they are codes, or you said so."
+    if classifier.kind_ == "pictures":
+        yield "Pictures are compared by their pixels, the least that can be done: in Python, give an encoder."
+    if not (n := len(classifier.held_out_)):
+        yield "How accurate it is cannot be told: no class has a second example."
+        return
+    low, high = classifier.accuracy_interval_
+    yield (
+        f"Held-out accuracy {classifier.accuracy_:.1%} (95 % interval {low:.1%} to {high:.1%}; "
+        f"{n} examples, each answered by the others)."
+    )
+
+
+def _labelled(arguments: argparse.Namespace, **options: Any) -> tuple[Any, list[str]]:
+    """Inputs and the names of their classes."""
+    options = {name: getattr(arguments, name, None) for name in OPTIONS} | options
+    if Path(arguments.source).exists():
+        options["split"] = {"test": 1.0}  # all classes are wanted, and how few they are does not matter
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        dataset = data.load(arguments.source, **options)
+    for warning in caught:
+        _note(str(warning.message))
+    return dataset.inputs, [dataset.class_names[c] for c in dataset.labels.tolist()]
+
+
+def _unlabelled(arguments: argparse.Namespace, classifier: "FewShotClassifier") -> Unlabelled:
+    """What is to be labelled: the rows of a table, or the pictures of a folder."""
+    path = arguments.file
+    if not path.exists():
+        raise DataError(f"There is no {path}.")
+    _need_kind(arguments, classifier, path)
+    shape = classifier.picture_shape_
+    given: Unlabelled = (
+        Texts.of(path, arguments.text, arguments.encoding) if shape is None else Pictures.of(path, shape)
+    )
+    for note in given.notes:
+        _note(note)
+    return given
+
+
+def _need_kind(arguments: argparse.Namespace, classifier: "FewShotClassifier", path: Path) -> None:
+    """Refuses a folder for a classifier of texts, a table for one of pictures, and options of the other."""
+    kind = classifier.kind_
+    if kind == "features":
+        raise ValueError(f"{arguments.model} was fitted on features: use it in Python, with `predict`.")
+    if path.exists() and path.is_dir() != (kind == "pictures"):
+        wanted = "a folder of pictures" if kind == "pictures" else "a table, such as new.csv"
+        raise ValueError(f"{arguments.model} was fitted on {kind}, and {path} holds none: give {wanted}.")
+    for option in ("text", "label", "encoding"):
+        if kind == "pictures" and getattr(arguments, option, None) is not None:
+            raise ValueError(f"`--{option}` is an option of a table, and {path} is a folder: leave it out.")
+
+
+def _suggest(arguments: argparse.Namespace) -> bool:
+    whole_number(1, n=arguments.n)
+    if arguments.out is not None:
+        _refuse_existing(arguments.out)
+    classifier = _load(arguments.model)
+    given = _unlabelled(arguments, classifier)
+    rows = [row for row in given if row.given is not None]
+    if not rows:
+        raise DataError(f"{arguments.file} holds nothing to label.")
+    inputs = [row.given for row in rows]
+    chosen = classifier.suggest(inputs if classifier.kind_ == "texts" else np.stack(inputs), arguments.n)
+    for row in (rows[index] for index in chosen.tolist()):
+        is_text = isinstance(row.given, str)
+        print(f"{row.place}: {' '.join(row.given.split())}" if is_text else row.place)
+    if arguments.out is not None:
+        with atomic_write(arguments.out) as part, part.open("w", newline="", encoding="utf-8") as file:
+            new = [[*rows[index].fields, ""] for index in chosen.tolist()]
+            csv.writer(file).writerows([[*given.header, *_added(given.header)[:1]], *new])
+        print(f"Written to {arguments.out}, with an empty column for the labels.")
+    return True
+
+
+def _evaluate(arguments: argparse.Namespace) -> bool:
+    from fewshot_lib.course.labelling_report import Report
+
+    if arguments.report is not None and not _is_report(arguments.report):
+        raise ValueError(f"`--report {arguments.report}` exists and is no report: name another file.")
+    classifier = _load(arguments.model)
+    _need_kind(arguments, classifier, Path(arguments.source))
+    inputs, labels = _labelled(arguments, **_picture_options(classifier))
+    known = {str(label) for label in classifier.classes_.tolist()}
+    if not known & set(labels):
+        fix = f"it knows {', '.join(sorted(known)[:5])}, …"
+        raise ValueError(f"No label of {arguments.source} is a class of {arguments.model}: {fix}.")
+    texts = inputs if isinstance(inputs, list) else [f"picture {row}" for row in range(len(inputs))]
+    report = Report.of(
+        [str(label) for label in classifier.classes_.tolist()],
+        classifier.predict_proba(inputs),
+        labels,
+        texts,
+    )
+    print(report.in_words)
+    if arguments.report is not None:
+        with atomic_write(arguments.report) as part:
+            part.write_text(report.html(str(arguments.model), arguments.source), "utf-8", "replace")
+        print(f"Report: {arguments.report}")
+    return True
+
+
+def _picture_options(classifier: "FewShotClassifier") -> dict[str, Any]:
+    """How ``data.load`` reads pictures in the shape of those that a classifier knows."""
+    if classifier.picture_shape_ is None:
+        return {}
+    channels, *size = classifier.picture_shape_
+    return {"size": size, "color": channels == 3}
+
+
+def _is_report(path: Path) -> bool:
+    """Whether a page that stands here, if any, may be replaced: only one of our own."""
+    return not path.exists() or (path.is_file() and b": report</title>" in path.read_bytes()[:2000])
+
+
+def _load(folder: Path) -> "FewShotClassifier":
+    from fewshot_lib.classifier import FewShotClassifier
+
+    return FewShotClassifier.load(folder)
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise ValueError(f"`--out {path}` exists: name another file, or remove it. Nothing is overwritten.")
+
+
+# predict
+
+
+def _predict(arguments: argparse.Namespace) -> bool:
+    _refuse_existing(arguments.out)
+    if not 0 < arguments.reject < 1:
+        raise ValueError(f"`--reject` is {arguments.reject:g}: give a share between 0 and 1, such as 0.05.")
+    classifier = _load(arguments.model)
+    given = _unlabelled(arguments, classifier)
+    reject = arguments.reject if len(classifier.held_out_) else None
+    # Every row is well-formed before the first is answered.
+    filled = Counter(row.given is not None for row in given)
+    n_rows = filled.total()
+    journal = Journal(arguments.out, belonging(arguments.model, [*given.key, arguments.reject]))
+    done = journal.resume([*given.header, *_added(given.header)])
+    if done:
+        _note(f"going on after {done:,} rows that are labelled already.")
+    rows = islice(iter(given), done, None)
+    with progress([], "labelling", " rows", total=n_rows) as bar:
+        bar.update(done)
+        while part := list(islice(rows, CHUNK)):
+            answers = _answers(classifier, part, reject)
+            journal.append([row.fields + new for row, new in zip(part, answers, strict=True)])
+            bar.update(len(part))
+    journal.finish()
+    without = f", {filled[False]:,} without a text left as they are" if filled[False] else ""
+    print(f"{filled[True]:,} rows labelled{without}: {arguments.out}")
+    if (n := len(classifier.held_out_)) < (least := math.ceil(1 / arguments.reject - 1e-9) - 1):
+        why = f"that takes {least:,} held-out examples, and the classifier has {n}"
+        print(f"At --reject {arguments.reject:g} none could be marked as foreign: {why}.")
+    return True
+
+
+def _answers(classifier: "FewShotClassifier", rows: Sequence[Row], reject: float | None) -> list[list[str]]:
+    """Label, probability and yes or no for every row; all empty where there is no text."""
+    filled = [i for i, row in enumerate(rows) if row.given is not None]
+    answers = [["", "", ""] for _ in rows]
+    for part in classifier.stream((rows[i].given for i in filled), reject=reject, chunk=len(rows)):
+        found = zip(part.label.tolist(), part.probability.tolist(), part.rejected.tolist(), strict=True)
+        for i, (label, probability, rejected) in zip(filled, found, strict=True):
+            answers[i] = [str(label), f"{probability:.4f}", "yes" if rejected else "no"]
+    return answers
+
+
+def _added(header: Sequence[str]) -> list[str]:
+    """Names of the new columns; what the file calls so itself is kept, and the new one says what it is."""
+    return [f"predicted {name}" if name in header else name for name in ADDED]
