@@ -106,7 +106,7 @@ def feature_rows(name: str, values: Any, used: Tensor | None = None) -> Tensor:
 
 def _check_finite(name: str, rows: Tensor, used: Tensor | None) -> None:
     finite = rows.isfinite().reshape(len(rows), math.prod(rows.shape[1:])).all(1)  # (n,)
-    if used is not None:
+    if used is not None and not finite.all():
         used = used.to(finite.device)
         finite = finite.new_ones(finite.shape).index_copy(0, used, finite[used])
     if finite.all():

@@ -209,7 +209,7 @@ def usable(episodes: Episodes, features: Any) -> Tensor:
     if not len(episodes):
         raise ValueError("`episodes` is empty: sample at least 1.")
     check_supports(episodes.support_mask)
-    used = torch.cat([episodes.support.flatten(), episodes.query.flatten()]).unique()
+    used = torch.cat([episodes.support.flatten(), episodes.query.flatten()])
     return _vectors("features", features, used)
 
 
@@ -255,7 +255,7 @@ def _answers(method: Method, support: Tensor, query: Tensor, extra: dict[str, Te
 
 def _refuse_nan(method: Method, logits: Tensor, start: int) -> None:
     """Logits (E, M, N) that are NaN would count as an answer: the first class, or the one that is NaN."""
-    if (lost := logits.isnan()).any():
+    if logits.sum().isnan() and (lost := logits.isnan()).any():  # the sum is cheap; of inf and -inf it is NaN
         episode = start + int(lost.flatten(1).any(1).nonzero()[0])
         fix = "it has diverged in training, or its arithmetic overflows"
         raise FloatingPointError(f"{method.name!r} answers NaN in episode {episode}: {fix}.")
