@@ -5,8 +5,8 @@
     python3 course.py test     run the test suite; with --fast without notebooks and slow tests
     python3 course.py setup    only the set-up
 
-Also: results, check, record, data, fit, predict, suggest, evaluate, as `fewshot` has them. What follows is
-passed on: run --profile smoke
+Also: sweep, results, class, check, record, data, fit, predict, suggest, evaluate, as `fewshot` has them.
+What follows is passed on: run --profile smoke
 
 The first call makes .venv beside this file and installs the pinned packages there; later calls reuse it.
 """
@@ -34,7 +34,7 @@ PYTHON = str(VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 UNFINISHED = "unfinished"
 NEEDED_GB = 3  # with the CPU build of torch: .venv 1.8, downloads on their way 0.5, and some air
 
-OF_FEWSHOT = "run results check record data fit predict suggest evaluate".split()
+OF_FEWSHOT = "run sweep results class check record data fit predict suggest evaluate".split()
 COMMANDS = {name: ["-m", "fewshot_lib", name] for name in OF_FEWSHOT}
 COMMANDS["lab"] = ["-m", "jupyterlab", "--ServerApp.root_dir={}".format(ROOT / "notebooks")]
 COMMANDS["test"] = ["-m", "pytest"]

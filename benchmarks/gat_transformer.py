@@ -1,7 +1,7 @@
 """Graph attention on many tasks: the models of chapters 07 and 08 beside every baseline, on real text sets.
 
     python benchmarks/gat_transformer.py [--datasets huffpost reuters 20news amazon] [--lora 240]
-    [--soft-prompt] [--bf16]
+    [--soft-prompt]
 
 5-way, 1 and 5 shots, 15 queries per class (fewer where a class is too small), split family ``bao``, on the
 1,000 test episodes of ``text_baselines.py``. Encoder: all-MiniLM-L6-v2, 200 tokens, frozen; with ``--lora``
@@ -13,10 +13,10 @@ to trust it), and the step that is kept was best on validation classes.
 
 Rows: the baselines of the course on the same features, and soft prompts on a masked language model
 (``soft_prompt.py``); the relational network trained on all sets (joint), on the tested set alone (single),
-and on all *but* the tested set (foreign), also transductive (T); the projected GAT-Transformer; and both
-combined. The mean over the sets has the interval of a mean of independent means. Of training and validation
-classes at most ``--per-class`` examples are read. Goes on where it was interrupted. Writes gat_transformer.md
-and .csv to ``--out``.
+and on all *but* the tested set (foreign), also transductive (T), or on names as examples; the projected
+GAT-Transformer and the in-context head; and relational and GAT-Transformer combined. The mean over the sets
+has the interval of a mean of independent means. Of training and validation classes at most ``--per-class``
+examples are read. Goes on where it was interrupted. Writes gat_transformer.md and .csv to ``--out``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,15 @@ from soft_prompt import N_WAY, SHOTS, SoftPrompt, episodes_of
 from torch import Tensor, nn
 
 from fewshot_lib import data
-from fewshot_lib.core import EpisodeResults, Episodes, compare_paired, evaluate, pick_device, seed_everything
+from fewshot_lib.core import (
+    EpisodeResults,
+    Episodes,
+    bfloat16_asked,
+    compare_paired,
+    evaluate,
+    pick_device,
+    seed_everything,
+)
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.data.cache import cached_tensors
 from fewshot_lib.encoders import (
@@ -49,7 +57,7 @@ from fewshot_lib.encoders import (
     with_lora,
 )
 from fewshot_lib.finetuning import FineTuning
-from fewshot_lib.graphs import Combined, GATTransformer, RelationalNetwork
+from fewshot_lib.graphs import Combined, GATTransformer, InContext, RelationalNetwork
 from fewshot_lib.multitask import (
     RandomRotation,
     Task,
@@ -68,6 +76,7 @@ from fewshot_lib.prototypes import (
     logistic_regression,
     name_features,
     name_mix,
+    names_as_examples,
     zero_shot,
 )
 
@@ -76,7 +85,14 @@ Table = dict[str, dict[tuple[str, int], EpisodeResults]]  # row -> (data set, sh
 MAX_TOKENS, TRAIN_TOKENS = 200, 128
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 COSINE_FINE_TUNING = FineTuning(temperature=0.1, lr=0.01, steps=20, label="cosine fine-tuning")
-BASELINES = (zero_shot, cosine_prototypes, name_mix, logistic_regression, COSINE_FINE_TUNING)
+BASELINES = (
+    zero_shot,
+    cosine_prototypes,
+    name_mix,
+    names_as_examples,
+    logistic_regression,
+    COSINE_FINE_TUNING,
+)
 HEADS = {  # steps, learning rate, and how often it is validated: the projected family is best early
     "relational": {"n_steps": 600, "lr": 5e-3, "validate_every": 100},
     "projected": {"n_steps": 300, "lr": 1e-3, "validate_every": 25},
@@ -156,7 +172,7 @@ def tuned_encoder(datasets: list[ClassDataset], options: argparse.Namespace) -> 
     ]
     loop = {"validate_every": max(1, options.lora // 4), "checkpoint_every": 50}
     loop["checkpoint"] = options.out / f"lora-{options.lora}.pt"
-    tune_encoder(tuned, samplers, options.lora, bf16=options.bf16, **loop)
+    tune_encoder(tuned, samplers, options.lora, **loop)
     whole, mean_of = copy.deepcopy(tuned.state_dict()), {}
     for strength in STRENGTHS:
         scale_adapters(tuned, strength)
@@ -186,12 +202,11 @@ def encoded(
     """Features of all texts and names by the tuned encoder, kept in ``--out``, part by part."""
     texts, names = token_ids(dataset, encoder, MAX_TOKENS)
     key = f"{dataset.name}-{dataset.fingerprint()[:16]}-{encoder_fingerprint(tuned)[:16]}"
-    key += "-bf16" * options.bf16
+    key += "-bf16" * bfloat16_asked(pick_device())
     folder = options.out / "features" / key
 
     def features_of(ids: Tensor) -> Tensor:
-        with torch.autocast(ids.device.type, torch.bfloat16, enabled=options.bf16):
-            return encode(tuned, ids, 64).float()
+        return encode(tuned, ids, 64).float()
 
     folder.mkdir(parents=True, exist_ok=True)
     order = (texts != tuned.padding).sum(1).argsort()  # texts of the same length together
@@ -232,8 +247,12 @@ def model_rows(sets: dict[str, Tested], seed: int) -> dict[str, Callable[[str], 
 
     rows = {
         "relational, joint": joint(RelationalNetwork, "relational", "relational"),
+        "relational on names as examples, joint": joint(
+            partial(RelationalNetwork, head=names_as_examples), "relational", "relational on a head"
+        ),
         "relational, single": for_each(lambda name: [tasks[name]], "single"),
         "GAT-Transformer, joint": joint(partial(GATTransformer, width), "projected", "GAT-Transformer"),
+        "in-context, joint": joint(partial(InContext, width), "projected", "in-context"),
         "relational + GAT-Transformer, joint": joint(
             lambda: Combined(RelationalNetwork(), GATTransformer(width)), "projected", "combined"
         ),
@@ -262,9 +281,7 @@ def measured(sets: dict[str, Tested], options: argparse.Namespace) -> tuple[Tabl
                 }
             print(f"  {few_shot_method.name + suffix}", flush=True)
     if options.soft_prompt:
-        models = {
-            name: SoftPrompt(each.task.dataset.only("test"), options.bf16) for name, each in sets.items()
-        }
+        models = {name: SoftPrompt(each.task.dataset.only("test")) for name, each in sets.items()}
         table["soft prompt"] = {
             (name, k): models[name].results(each.episodes[k], options.out)
             for name, each in sets.items()
@@ -341,9 +358,8 @@ def main() -> None:
     parser.add_argument(
         "--soft-prompt",
         action="store_true",
-        help="that row, too: hours on a CPU; --bf16 where it has bfloat16",
+        help="that row, too: hours on a CPU, fewer with FEWSHOT_BF16=1",
     )
-    parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("build/gat_transformer"))
     options = parser.parse_args()

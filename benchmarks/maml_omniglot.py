@@ -35,7 +35,9 @@ from fewshot_lib.core import (
     Method,
     evaluate,
     few_shot_method,
+    leads,
     pick_device,
+    processes,
     whole_number,
 )
 from fewshot_lib.data import ClassDataset
@@ -199,11 +201,14 @@ def main() -> None:
     lines = [COLUMNS, ["---"] * len(COLUMNS)]
     for run in runs:
         for row in rows_of(*run, dataset, args):
-            print(" · ".join(row), flush=True)
             lines.append(row)
+            if not leads():
+                continue
+            print(" · ".join(row), flush=True)
             table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
             args.out.write_text(f"{table}\n\n{named}, torch {torch.__version__}\n", "utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    with processes():  # one, or those that torchrun started
+        main()

@@ -1,6 +1,6 @@
 """The soft-prompt row of ``gat_transformer.py``: prompts tuned in each of its test episodes.
 
-    python benchmarks/soft_prompt.py --validate [--datasets huffpost reuters 20news amazon] [--bf16]
+    python benchmarks/soft_prompt.py --validate [--datasets huffpost reuters 20news amazon]
 
 The masked language model is the small one that ships with the course, frozen; the prompt starts from the
 words of a template, descends the loss of the label words on the support, and the answer mixes label words and
@@ -21,7 +21,15 @@ import torch
 from torch import Tensor
 
 from fewshot_lib import data
-from fewshot_lib.core import EpisodeResults, Episodes, EpisodeSampler, evaluate, pick_device
+from fewshot_lib.core import (
+    EpisodeResults,
+    Episodes,
+    EpisodeSampler,
+    autocast,
+    bfloat16_asked,
+    evaluate,
+    pick_device,
+)
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.data.cache import cached_tensors
 from fewshot_lib.encoders import encoder_fingerprint, load_masked_lm
@@ -52,8 +60,8 @@ def episodes_of(dataset: ClassDataset, n_shot: int, n_episodes: int) -> Episodes
 class SoftPrompt:
     """The method on one data set: its texts in the template, the words of its classes, the prompt's start."""
 
-    def __init__(self, dataset: ClassDataset, bf16: bool = False) -> None:
-        self.dataset, self.bf16 = dataset, bf16
+    def __init__(self, dataset: ClassDataset) -> None:
+        self.dataset = dataset
         self.lm = load_masked_lm(max_tokens=MAX_TOKENS).to(pick_device())
         # MetaPrompting's first template, every word of it soft
         template = Template(
@@ -68,13 +76,14 @@ class SoftPrompt:
     def accuracies(self, episodes: Episodes, steps: int = STEPS) -> Tensor:
         """Of every episode, (1, E)."""
         method = replace(self.method, steps=steps)
-        with torch.autocast(self.ids.device.type, torch.bfloat16, enabled=self.bf16):
+        with autocast(self.ids.device):
             return evaluate(method, episodes, self.ids, batch_size=10, names=self.words).accuracies.cpu()
 
     def results(self, episodes: Episodes, out: Path) -> EpisodeResults:
         """Part by part, each kept in ``out``."""
         name, lm = f"{self.dataset.name}-{episodes.n_shot}shot", encoder_fingerprint(self.lm)
-        settings = [episodes.fingerprint(), lm, STEPS, LR, MAX_TOKENS, self.bf16, self.dataset.class_names]
+        settings = [episodes.fingerprint(), lm, STEPS, LR, MAX_TOKENS, bfloat16_asked(self.ids.device)]
+        settings += [self.dataset.class_names]
         folder = out / "soft-prompt" / f"{name}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:12]}"
         folder.mkdir(parents=True, exist_ok=True)
         parts = []
@@ -98,14 +107,11 @@ def main() -> None:
     parser.add_argument("--shots", nargs="+", type=int, default=list(SHOTS))
     parser.add_argument("--episodes", type=int, default=1000)
     parser.add_argument("--validate", action="store_true")
-    parser.add_argument(
-        "--bf16", action="store_true", help="matrix products in bfloat16: faster on hardware that has them"
-    )
     parser.add_argument("--out", type=Path, default=Path("build/gat_transformer"))
     options = parser.parse_args()
     for name in options.datasets:
         part = data.load(name, split_family=options.family).only("val" if options.validate else "test")
-        model = SoftPrompt(part, options.bf16)
+        model = SoftPrompt(part)
         for n_shot in options.shots:
             episodes = episodes_of(part, n_shot, options.episodes)
             if options.validate:

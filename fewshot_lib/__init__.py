@@ -34,6 +34,7 @@ __all__ = [
     "FineTuning",
     "GATTransformer",
     "MetaPrompting",
+    "PhotoEncoder",
     "PromptTuning",
     "RelationalNetwork",
     "Task",
@@ -47,6 +48,7 @@ __all__ = [
     "extract_features",
     "few_shot_method",
     "load_masked_lm",
+    "load_relational",
     "logistic_regression",
     "meta_train",
     "name_features",
@@ -61,9 +63,9 @@ if TYPE_CHECKING:  # what a type checker or an editor reads
     from fewshot_lib import data
     from fewshot_lib.classifier import FewShotClassifier
     from fewshot_lib.core import Episodes, EpisodeSampler, compare_paired, evaluate, few_shot_method
-    from fewshot_lib.encoders import Conv4, TextEncoder, extract_features, load_masked_lm
+    from fewshot_lib.encoders import Conv4, PhotoEncoder, TextEncoder, extract_features, load_masked_lm
     from fewshot_lib.finetuning import TIM, FineTuning, choose
-    from fewshot_lib.graphs import GATTransformer, RelationalNetwork
+    from fewshot_lib.graphs import GATTransformer, RelationalNetwork, load_relational
     from fewshot_lib.maml import MAML, meta_train
     from fewshot_lib.multitask import Task, train_jointly
     from fewshot_lib.prompts import MetaPrompting, PromptTuning
@@ -81,9 +83,9 @@ else:  # what Python does (PEP 562); a checker would take this for a module in w
     _ROOMS = {
         "classifier": "FewShotClassifier",
         "core": "Episodes EpisodeSampler compare_paired evaluate few_shot_method",
-        "encoders": "Conv4 TextEncoder extract_features load_masked_lm",
+        "encoders": "Conv4 PhotoEncoder TextEncoder extract_features load_masked_lm",
         "finetuning": "TIM FineTuning choose",
-        "graphs": "GATTransformer RelationalNetwork",
+        "graphs": "GATTransformer RelationalNetwork load_relational",
         "maml": "MAML meta_train",
         "multitask": "Task train_jointly",
         "prompts": "MetaPrompting PromptTuning",

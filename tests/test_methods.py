@@ -14,7 +14,14 @@ from torch.testing import assert_close
 from fewshot_lib.core import few_shot_method
 from fewshot_lib.encoders import Conv4
 from fewshot_lib.finetuning import TIM, EncoderFineTuning, FineTuning, TransductiveFineTuning
-from fewshot_lib.graphs import Blocks, Combined, GATTransformer, RelationalNetwork
+from fewshot_lib.graphs import (
+    Blocks,
+    Combined,
+    GATTransformer,
+    InContext,
+    RelationalNetwork,
+    load_relational,
+)
 from fewshot_lib.maml import MAML, Classifier, norms, prototype_head
 from fewshot_lib.prompts import (
     LabelEmbedding,
@@ -29,6 +36,7 @@ from fewshot_lib.prompts import (
 )
 from fewshot_lib.prototypes import (
     NamesAsExamples,
+    SoftKMeans,
     cosine_prototypes,
     euclidean_prototypes,
     logistic_regression,
@@ -123,10 +131,16 @@ def prompt(verbalizer, transductive=False, **options) -> Case:
 
 GRAPHS = {
     "relational": lambda transductive: RelationalNetwork(transductive=transductive),
+    "relational on a head": lambda transductive: RelationalNetwork(
+        head=names_as_examples, transductive=transductive
+    ),
     "GAT-Transformer": gat_transformer,
     "graph attention alone": lambda transductive: gat_transformer(transductive, transformer=False),
     "Transformer alone": lambda transductive: gat_transformer(transductive, graph=False),
     "combined": combined,
+    "in-context": lambda transductive: InContext(
+        D, Blocks(hidden=12, heads=2, graph=False), transductive=transductive
+    ),
 }
 REGULARISERS = (None, "weight_decay", "entropy", "support_entropy")
 
@@ -138,6 +152,8 @@ METHODS = {
     "SimpleShot": Case(lambda: simple_shot(torch.ones(D))),
     "logistic regression": Case(lambda: logistic_regression, atol=1e-3),  # scikit-learn's own tolerance
     "names as examples": Case(lambda: names_as_examples),
+    "soft k-means": Case(SoftKMeans, transductive=True),
+    "soft k-means, classes of any share": Case(lambda: SoftKMeans(balanced=False), transductive=True),
     "logistic regression, batched": Case(lambda: NamesAsExamples(uses_names=False)),
     **{
         f"{h} head, {r}": tuned(head=h, regulariser=r)
@@ -163,6 +179,8 @@ METHODS = {
     "ANIL, batch norm": maml("batch", adapt="head"),
     **{f"{name}, inductive": trained(make, False) for name, make in GRAPHS.items()},
     **{f"{name}, transductive": trained(make, True) for name, make in GRAPHS.items()},
+    "relational, shipped": Case(lambda: load_relational().double()),
+    "relational, shipped, transductive": Case(lambda: load_relational(transductive=True).double(), True),
     "soft prompt, words": prompt(Words),
     "soft prompt, label embedding": prompt(LabelEmbedding),
     "soft prompt, RepVerb": prompt(lambda lm: RepVerb()),

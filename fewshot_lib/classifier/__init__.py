@@ -2,10 +2,11 @@
 
 ``FewShotClassifier`` has scikit-learn's interface (``estimator``). What it is given is recognised
 (``inputs``, ``naming``), put to a method as one large episode (``methods``), and judged by its own examples
-(``held_out``); it says what to label next (``suggestion``), why (``explanation``), and is kept without pickle
-(``saving``).
+(``held_out``); its encoder can be tuned (``tuning``); it says what to label next (``suggestion``), why
+(``explanation``), is kept without pickle (``saving``), and written for programs without torch (``onnx``).
 """
 
 from fewshot_lib.classifier.estimator import FewShotClassifier, Labelled
 from fewshot_lib.classifier.explanation import Explanation
 from fewshot_lib.classifier.held_out import HeldOut, wilson
+from fewshot_lib.classifier.inputs import picture_form

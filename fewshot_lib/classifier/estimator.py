@@ -7,6 +7,7 @@ Inputs become features by a frozen encoder; the examples are the support set of 
 be labelled are its queries, and any method of the library answers. scikit-learn's interface throughout.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -14,22 +15,30 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from fewshot_lib.classifier import methods, naming, saving
+from fewshot_lib.classifier import methods, naming, saving, tuning
 from fewshot_lib.classifier.explanation import Explanation, explain
-from fewshot_lib.classifier.held_out import hold_out, wilson
-from fewshot_lib.classifier.inputs import SIDE, encoder_for, features_of, recognise
+from fewshot_lib.classifier.familiar import class_centres, familiarity
+from fewshot_lib.classifier.held_out import Answer, HeldOut, clearly_better, hold_out, wilson
+from fewshot_lib.classifier.inputs import (
+    OF_PIXELS,
+    encoder_for,
+    features_of,
+    labelled_folder,
+    picture_form,
+    recognise,
+)
+from fewshot_lib.classifier.onnx import to_onnx
 from fewshot_lib.classifier.suggestion import suggest
+from fewshot_lib.classifier.unlabelled import without_examples
 from fewshot_lib.core import Method, whole_number
-from fewshot_lib.data.own.pictures import sides
 from fewshot_lib.data.reporting import progress
-from fewshot_lib.prototypes import class_means
+from fewshot_lib.encoders import PhotoEncoder
 
 CHUNK = 1024  # inputs that are encoded and answered at a time
 
@@ -46,17 +55,19 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     """A classifier of texts, pictures or features from a few examples of each class.
 
     method: None for the default (``names_as_examples``; logistic regression where the classes have no names),
-        any few-shot method of the library, or "auto": the best of several on held-out examples, from three
-        examples a class on. A transductive one answers the inputs of *one* call together.
-    encoder: of texts a name or path for ``TextEncoder`` (None: all-MiniLM-L6-v2) or a module; of pictures a
-        module (n, c, h, w) -> (n, d) (None: their pixels, which is the least that can be done).
-    size, color: of picture *files*, as in ``data.from_folder``; arrays stay as they are.
+        any few-shot method of the library, or "auto": another one where held-out examples are clearly for it,
+        from three examples a class on. A transductive one answers the inputs of *one* call together.
+    encoder: of texts a name or path for ``TextEncoder`` (None: all-MiniLM-L6-v2) or a module; of pictures
+        "photos" (``PhotoEncoder``), "pixels" (the least that can be done) or a module (n, c, h, w) -> (n, d)
+        (None: "photos" where it is installed, else "pixels").
+    size, color: of picture *files*, as in ``data.from_folder`` (None: as suits the encoder); arrays stay.
     names: "auto" (the labels themselves, where they are words), None, or {label: name}. Used with texts.
     template: the sentence that a name is put into.
 
     Learnt: ``classes_``, ``names_`` (None: no names), ``method_``, ``n_examples_`` per class, ``accuracy_``
     on held-out examples with its 95 % ``accuracy_interval_`` (NaN and (0, 1) where none can be held out),
-    ``temperature_`` of the probabilities; with "auto", ``choice_`` {method: held-out accuracy}.
+    ``temperature_`` of the probabilities; with "auto", ``choice_`` {method: held-out accuracy}; where tuning
+    was tried, ``tuning_`` {"frozen", "tuned": held-out accuracy}.
     """
 
     def __init__(
@@ -66,8 +77,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         encoder: nn.Module | str | None = None,
         names: str | Mapping | None = "auto",
         template: str = naming.TEMPLATE,
-        size: int | str | tuple[int, int] = SIDE,
-        color: bool = False,
+        size: int | str | tuple[int, int] | None = None,
+        color: bool | None = None,
     ) -> None:
         self.method = method
         self.encoder = encoder
@@ -78,9 +89,51 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     # Learning
 
-    def fit(self, X: Any, y: Any = None) -> Self:
-        """Learns from inputs X (n) and labels y (n,), of at least two classes."""
-        kind, inputs = recognise(X, *sides(self.size), self.color)
+    def fit(self, X: Any, y: Any = None, *, unlabelled: Any = None, tune_encoder: bool = False) -> Self:
+        """Learns from inputs X (n) and labels y (n,), of at least two classes.
+
+        X may be a folder with one sub-folder of pictures per class; then there is no y.
+        unlabelled: more inputs of the same kind, of which the default head learns what the classes look like.
+        Semi-supervised: they are read here, once, and what is asked later is answered one by one.
+        tune_encoder: of texts; whether to fine-tune the encoder on the examples as well (see ``tuning``),
+            where held-out examples say that it pays: ``tuning_`` has what they said. Minutes for 500 short
+            texts, and answers then take twice as long; what it brings is in ``benchmarks/tuning.md``.
+        """
+        self._check_options(unlabelled, tune_encoder)
+        kind, inputs, labels = self._training_set(X, y)
+        self.kind_, self.encoder_ = kind, encoder_for(kind, self.encoder)
+        if kind == "pictures" and self.encoder is None and not PhotoEncoder.installed():
+            warnings.warn(OF_PIXELS, stacklevel=2)
+        if tune_encoder:
+            tuning.check(self.encoder_, kind)
+        self.names_ = naming.class_names(self.names, self.classes_) if kind == "texts" else None
+        self.inputs_ = list(inputs) if kind == "texts" else None
+        self.picture_shape_: tuple[int, ...] | None = tuple(inputs.shape[1:]) if kind == "pictures" else None
+        self.features_, self.labels_ = self._encode(inputs), torch.from_numpy(labels)
+        self.name_features_ = self._encode_names()
+        self.unlabelled_ = None
+        if unlabelled is not None:
+            pool = self._encode(self._recognised(unlabelled), "encoding the unlabelled")
+            self.unlabelled_ = without_examples(pool, self.features_)
+        self._learn()
+        return self._tune() if tune_encoder else self
+
+    def _check_options(self, unlabelled: Any, tune_encoder: bool) -> None:
+        if unlabelled is None:
+            return
+        if not (self.method is None or self.method == "auto"):
+            fix = 'leave one out; the default method and "auto" learn from unlabelled inputs'
+            raise ValueError(f"`unlabelled` is given, and `method` {self.method!r}, which reads none: {fix}.")
+        if tune_encoder:
+            fix = "leave one out: an encoder is tuned on the examples alone"
+            raise ValueError(f"`unlabelled` is given, and `tune_encoder` is {tune_encoder}: {fix}.")
+
+    def _training_set(self, X: Any, y: Any) -> tuple[str, Any, np.ndarray]:
+        """The kind of inputs, the inputs, and their labels, counted from 0; sets ``classes_``."""
+        form = picture_form(self.encoder, self.size, self.color)
+        if y is None and isinstance(X, str | Path) and Path(X).is_dir():
+            X, y = labelled_folder(Path(X), *form)
+        kind, inputs = recognise(X, *form)
         if kind == "features":
             inputs, y = validate_data(self, X, y)
         elif y is None:
@@ -89,13 +142,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"`y` holds one class, {str(self.classes_[0])!r}: give examples of two or more.")
-        self.kind_, self.encoder_ = kind, encoder_for(kind, self.encoder)
-        self.names_ = naming.class_names(self.names, self.classes_) if kind == "texts" else None
-        self.inputs_ = list(inputs) if kind == "texts" else None
-        self.picture_shape_: tuple[int, ...] | None = tuple(inputs.shape[1:]) if kind == "pictures" else None
-        self.features_, self.labels_ = self._encode(inputs), torch.from_numpy(labels)
-        self.name_features_ = self._encode_names()
-        return self._learn()
+        return kind, inputs, labels
 
     def add_class(self, label: Any, X: Any, name: str | None = None) -> Self:
         """One class more, from its inputs X; the examples of the others are not encoded again.
@@ -103,6 +150,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         name: where the classes have names; None takes the label itself.
         """
         check_is_fitted(self)
+        tuning.check_frozen(self.encoder_)
         if label in self.classes_.tolist():
             raise ValueError(f"`label` is {label!r}, which is a class already: fit anew to change it.")
         features = self._encode(self._recognised(X))
@@ -122,6 +170,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def remove_class(self, label: Any) -> Self:
         """One class less; two have to stay."""
         check_is_fitted(self)
+        tuning.check_frozen(self.encoder_)
         if label not in self.classes_.tolist():
             raise ValueError(f"`label` is {label!r}, which is none of {self.classes_.tolist()}.")
         if len(self.classes_) < 3:
@@ -138,8 +187,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             self.name_features_ = self.name_features_[torch.arange(len(self.name_features_)) != gone]
         return self._learn()
 
-    def _learn(self) -> Self:
-        """From features, labels and names: the episode, the method, and what held-out examples say of it."""
+    def _learn(self, held_out: HeldOut | None = None) -> Self:
+        """From features, labels and names: the episode, the method, and what held-out examples say of it.
+
+        held_out: where it is known already, the method is chosen as well.
+        """
         self.n_examples_ = np.bincount(self.labels_.numpy(), minlength=len(self.classes_))
         rows = torch.full((len(self.classes_), int(self.n_examples_.max())), -1)
         for c in range(len(rows)):
@@ -147,11 +199,20 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             rows[c, : len(own)] = own
         self.rows_, self.mask_ = rows.clamp_min(0), rows >= 0
         self.support_ = self.features_[self.rows_]  # (N, K, d)
-        self.method_ = self._chosen_method()
+        if held_out is None:
+            self.method_ = self._chosen_method()
         self.head_ = methods.head_of(self.method_, self.support_, self.mask_, self.name_features_)
-        self.held_out_ = self._hold_out(self.method_)
+        self.held_out_ = self._hold_out(self.method_) if held_out is None else held_out
         self._judge()
         return self
+
+    def _tune(self) -> Self:
+        """Takes a tuned encoder in place of the frozen one, where that labels more of the examples right."""
+        if (proved := tuning.prove(self)) is None:
+            return self
+        self.encoder_ = tuning.tune_on(self, self.rows_[self.mask_])
+        self.features_, self.name_features_ = self._encode(self.inputs_), self._encode_names()
+        return self._learn(proved)
 
     def _judge(self) -> None:
         n, correct = len(self.held_out_), int(self.held_out_.correct.sum())
@@ -161,24 +222,30 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def _chosen_method(self) -> Method:
         if self.method is None:
-            return methods.default_method(self.name_features_)
+            return methods.default_method(self.name_features_, self.unlabelled_)
         if not (isinstance(self.method, str) and self.method == "auto"):
             methods.check_method(self.method, self.name_features_)
             return self.method  # type: ignore[return-value]
         if self.n_examples_.min() < methods.AUTO_FROM:
             self.choice_: dict[str, float] = {}
-            return methods.default_method(self.name_features_)
-        found = {m: self._hold_out(m) for m in methods.candidates(self.name_features_)}
+            return methods.default_method(self.name_features_, self.unlabelled_)
+        candidates = methods.candidates(self.name_features_, self.unlabelled_)
+        found = {m: self._hold_out(m) for m in candidates}
         self.choice_ = {m.name: float(h.correct.double().mean()) for m, h in found.items()}
-        return max(found, key=lambda method: self.choice_[method.name])
+        leads = [m for m in candidates if clearly_better(found[m], found[candidates[0]])]
+        return max(leads, key=lambda method: self.choice_[method.name]) if leads else candidates[0]
 
-    def _hold_out(self, method: Method) -> Any:
+    def _hold_out(self, method: Method) -> HeldOut:
+        names = self.name_features_
+        return hold_out(self.support_, self.mask_, self.rows_, names, self._answers_with(method, names))
+
+    @staticmethod
+    def _answers_with(method: Method, names: Tensor | None) -> Answer:
         def answer(support: Tensor, mask: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-            logits = methods.answer(method, support, mask, query, self.name_features_)
-            centres = class_centres(support, mask, self.name_features_)
-            return logits, familiarity(query, centres, logits)
+            logits = methods.answer(method, support, mask, query, names)
+            return logits, familiarity(query, class_centres(support, mask, names), logits)
 
-        return hold_out(self.support_, self.mask_, self.rows_, self.name_features_, answer)
+        return answer
 
     # Answering
 
@@ -246,7 +313,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def _recognised(self, X: Any) -> Any:
         if self.kind_ == "features":
             return validate_data(self, X, reset=False)
-        channels, height, width = self.picture_shape_ or (1, SIDE, SIDE)
+        channels, height, width = self.picture_shape_ or (1, 1, 1)
         kind, inputs = recognise(X, height, width, channels == 3)
         if kind != self.kind_ and len(inputs):
             raise ValueError(f"`X` holds {kind}, and this classifier was fitted on {self.kind_}.")
@@ -296,7 +363,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def _encode(self, inputs: Any, label: str = "") -> Tensor:
         if self.encoder_ is None:
-            return torch.from_numpy(np.array(inputs, dtype=np.float64))
+            return torch.from_numpy(np.array(inputs, dtype=np.float64, order="C"))
         if not len(inputs):
             return torch.zeros(0, self.features_.shape[1])
         return features_of(self.encoder_, inputs, label)
@@ -311,29 +378,20 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         saving.save(self, Path(folder))
 
+    def to_onnx(self, path: str | Path) -> float:
+        """Writes encoder, head and calibration to one ONNX file, to be used without torch: see ``onnx``.
+
+        Returns the largest difference of a probability from that of ``predict_proba``, on the examples.
+        """
+        check_is_fitted(self)
+        return to_onnx(self, Path(path))
+
     @classmethod
     def load(
         cls, folder: str | Path, *, method: Method | None = None, encoder: nn.Module | None = None
     ) -> Self:
         """The classifier that was saved; method, encoder: where they are modules of your own."""
         return saving.load(cls(), Path(folder), method, encoder)
-
-
-def familiarity(query: Tensor, centres: Tensor, logits: Tensor) -> Tensor:
-    """How much an input looks like the nearest class, and how sure the answer is: (m,).
-
-    query (m, d), centres (N, d), logits (m, N): the cosine to the nearest centre + 0.3 times the largest
-    probability. Of nine such scores the best at telling known from unknown classes, on the training and
-    validation classes of HuffPost, 20 Newsgroups and docstrings.
-    """
-    cosines = F.normalize(query, dim=-1) @ F.normalize(centres.to(query), dim=-1).T
-    return cosines.amax(-1).double() + 0.3 * logits.double().softmax(-1).amax(-1)
-
-
-def class_centres(support: Tensor, mask: Tensor, names: Tensor | None) -> Tensor:
-    """The unit mean of the examples of each class, and its unit name if there is one: (N, d)."""
-    means = F.normalize(class_means(F.normalize(support, dim=-1), mask), dim=-1)
-    return means if names is None else means + F.normalize(names, dim=-1).to(means)
 
 
 def _labels(y: Any, n: int) -> np.ndarray:

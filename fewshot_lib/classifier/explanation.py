@@ -1,6 +1,6 @@
 """Why an input got its label: the nearest examples, and what each example and name added to the answer.
 
-For names as examples the second is exact: a logit is a sum over the training set (equation (2) of
+For names as examples the second is exact: a logit is a sum over the training set (equation (3) of
 ``prototypes.names_as_examples``), so the lead of the label over the runner-up is one, too.
 """
 
@@ -66,7 +66,7 @@ def _name_share(classifier: Any, features: Tensor, first: int, second: int) -> f
     x, weights = (part[0].double() for part in method.training_set(support, names.unsqueeze(0), mask))
     p = classifier.head_(x.flatten(0, 1).unsqueeze(0))[0].softmax(-1).unflatten(0, x.shape[:2])
     own = torch.eye(len(x)).unsqueeze(1)  # class of every example, (N, 1, N)
-    dual = method.C * weights.unsqueeze(-1) * (own - p)  # (N, K + 1, N)
+    dual = method.C_of(len(x)) * weights.unsqueeze(-1) * (own - p)  # (N, K + 1, N)
     cosines = x @ F.normalize(features, dim=-1)[0].double()
     added = ((dual[..., first] - dual[..., second]) * cosines).clamp_min(0)
     return float(added[:, -1].sum() / added.sum().clamp_min(1e-12))

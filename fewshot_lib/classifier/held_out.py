@@ -16,7 +16,7 @@ From the answers to the n held-out examples come
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +31,7 @@ Answer = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 class HeldOut:
     """Answers to the n examples that could be judged.
 
-    rows (n,): which examples. logits (n, N), labels (n,), familiarity (n,): see ``estimator.familiarity``.
+    rows (n,): which examples. logits (n, N), labels (n,), familiarity (n,): see ``familiar``.
     """
 
     rows: Tensor
@@ -71,6 +71,12 @@ class HeldOut:
         return (at_most + 1) / (len(self) + 1)
 
 
+def clearly_better(a: HeldOut, b: HeldOut) -> bool:
+    """Whether a labels more of the same examples right, by more than the standard error of the difference."""
+    gain = a.correct.double() - b.correct.double()
+    return float(gain.mean()) > float(gain.std()) / math.sqrt(len(gain))
+
+
 def wilson(correct: int, n: int) -> tuple[float, float]:
     """95 % interval of a share of n (Wilson 1927): honest for few, and for 0 % and 100 %."""
     if not n:
@@ -82,15 +88,28 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def hold_out(support: Tensor, mask: Tensor, rows: Tensor, names: Tensor | None, answer: Answer) -> HeldOut:
+def deal(mask: Tensor, most: int = MAX_FOLDS) -> list[Tensor]:
+    """Which examples (N, K) are left out together: as many folds as a class has examples, or ``most``."""
+    n_folds = min(int(mask.sum(1).max()), most)
+    fold = torch.arange(mask.shape[1]) % n_folds
+    return [mask & (fold == each) for each in range(n_folds)]
+
+
+def hold_out(
+    support: Tensor,
+    mask: Tensor,
+    rows: Tensor,
+    names: Tensor | None,
+    answer: Answer,
+    folds: Sequence[Tensor] | None = None,
+) -> HeldOut:
     """Answers to every example by the others: support (N, K, d), mask (N, K), rows (N, K), names (N, d).
 
     answer: (support, mask, queries (m, d)) -> logits (m, N), familiarity (m,).
+    folds: which examples (N, K) are left out together; None: see the docstring of the module.
     """
-    position = torch.arange(mask.shape[1]).expand_as(mask)
     found = []
-    for fold in range(n_folds := min(int(mask.sum(1).max()), MAX_FOLDS)):
-        left_out = mask & (position % n_folds == fold)
+    for left_out in deal(mask) if folds is None else folds:
         rest, kept = support, mask & ~left_out
         if len(emptied := (~kept.any(1)).nonzero()[:, 0]):
             if names is None:

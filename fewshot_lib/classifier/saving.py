@@ -13,15 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.torch import load as load_bytes
 from torch import Tensor, nn
 
 from fewshot_lib.classifier.held_out import HeldOut
-from fewshot_lib.classifier.inputs import encoder_for
+from fewshot_lib.classifier.inputs import encoder_for, named
+from fewshot_lib.classifier.tuning import TunedEncoder, with_adapters
+from fewshot_lib.classifier.unlabelled import WithUnlabelled
 from fewshot_lib.core import Method
 from fewshot_lib.data.cache import atomic_write, save_tensors
-from fewshot_lib.encoders import encoder_fingerprint
+from fewshot_lib.encoders import TextEncoder, encoder_fingerprint
 from fewshot_lib.finetuning import TIM, FineTuning, TransductiveFineTuning
+from fewshot_lib.graphs import load_relational
 from fewshot_lib.prototypes import (
     NamesAsExamples,
     SoftmaxHead,
@@ -31,10 +35,17 @@ from fewshot_lib.prototypes import (
     zero_shot,
 )
 
-VERSION = 2
+VERSION = 3
 DESCRIPTION, NUMBERS = "classifier.json", "classifier.safetensors"
-SETTINGS: dict[str, Any] = {c.__name__: c for c in (NamesAsExamples, FineTuning, TransductiveFineTuning, TIM)}
+KINDS = (NamesAsExamples, WithUnlabelled, FineTuning, TransductiveFineTuning, TIM)
+SETTINGS: dict[str, Any] = {kind.__name__: kind for kind in KINDS}
 FUNCTIONS = {m.name: m for m in (cosine_prototypes, euclidean_prototypes, name_mix, zero_shot)}
+LABELS = "iubUf"  # the kinds of labels, as numpy calls them
+OF_COLUMNS = ("n_features_in_", "feature_names_in_")
+KEYS = set(
+    "format version kind classes label_type names inputs picture_shape template temperature method encoder "
+    "features numbers_sha256".split()
+)
 TENSORS = ("features_", "labels_", "support_", "mask_", "rows_")
 
 
@@ -44,6 +55,8 @@ def save(classifier: Any, folder: Path) -> None:
     tensors |= {f"held_out.{f.name}": getattr(classifier.held_out_, f.name) for f in _fields(HeldOut)}
     if classifier.name_features_ is not None:
         tensors["name_features_"] = classifier.name_features_
+    if isinstance(classifier.method_, WithUnlabelled):
+        tensors["pool"] = classifier.method_.pool
     if classifier.head_ is not None:
         tensors |= {"head.weights": classifier.head_.weights, "head.biases": classifier.head_.biases}
     description = {
@@ -61,6 +74,8 @@ def save(classifier: Any, folder: Path) -> None:
         "encoder": None if classifier.encoder_ is None else _described_encoder(classifier),
         "features": _columns(classifier),
     }
+    if isinstance(classifier.encoder_, TunedEncoder):
+        tensors |= {f"adapter.{name}": p for name, p in classifier.encoder_.adapters().items()}
     save_tensors(folder / NUMBERS, tensors)
     description["numbers_sha256"] = hashlib.sha256((folder / NUMBERS).read_bytes()).hexdigest()
     description["sha256"] = _checksum(description)
@@ -86,9 +101,12 @@ def load(classifier: Any, folder: Path, method: Method | None, encoder: nn.Modul
     classifier.head_ = SoftmaxHead(tensors["head.weights"], tensors["head.biases"]) if has_head else None
     classifier.held_out_ = HeldOut(*(tensors[f"held_out.{field.name}"] for field in _fields(HeldOut)))
     classifier.n_examples_ = np.bincount(classifier.labels_.numpy(), minlength=len(classifier.classes_))
-    classifier.method_ = classifier.method = _restored(about["method"], method)
+    classifier.method_ = classifier.method = _restored(about["method"], method, tensors)
     classifier.encoder = encoder or (about["encoder"] or {}).get("source")
-    classifier.encoder_ = _restored_encoder(about, classifier.encoder)
+    adapters = {
+        name.removeprefix("adapter."): p for name, p in tensors.items() if name.startswith("adapter.")
+    }
+    classifier.encoder_ = _restored_encoder(about, classifier.encoder, adapters)
     for name, value in about["features"].items():
         setattr(classifier, name, np.array(value, dtype=object) if isinstance(value, list) else value)
     classifier._judge()
@@ -100,10 +118,10 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8", errors="surrogatepass"))
         numbers = (folder / NUMBERS).read_bytes()
-    except FileNotFoundError as error:
-        found = f"there is no {error.filename}"
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        found = f"there is no file {error.filename}"
         raise ValueError(f"{folder} holds no saved classifier: {found}. Name the folder of `save`.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{folder / DESCRIPTION} is damaged ({error}): save the classifier again.") from None
     if not isinstance(about, dict) or about.get("format") != "fewshot_lib classifier":
         raise ValueError(f"{folder / DESCRIPTION} describes no classifier of this library.")
@@ -112,9 +130,56 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(f"{folder} has version {version} of the format, and {fix}.")
     if about.pop("sha256", None) != _checksum(about):
         raise ValueError(f"{folder / DESCRIPTION} was changed after it was saved: save the classifier again.")
-    if hashlib.sha256(numbers).hexdigest() != about["numbers_sha256"]:
+    if hashlib.sha256(numbers).hexdigest() != about.get("numbers_sha256"):
         raise ValueError(f"{folder / NUMBERS} is not the file that was saved: save the classifier again.")
-    return about, load_bytes(numbers)
+    try:
+        tensors = load_bytes(numbers)
+        if wrong := _misfit(about, tensors):
+            raise ValueError(f"{wrong} is not as this library writes it")
+    except (KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
+        why = f"missing or of another kind: {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{folder} holds no classifier of this library ({why}): save it again.") from None
+    return about, tensors
+
+
+def _misfit(about: dict[str, Any], tensors: dict[str, Tensor]) -> str | None:
+    """What does not fit the rest, in files that may come from anybody; KeyError where one is missing."""
+    n_way, n, k = len(about["classes"]), len(tensors["labels_"]), tensors["mask_"].shape[-1]
+    d, n_held_out = tensors["features_"].shape[-1], len(tensors["held_out.labels"])
+    shapes: dict[str, tuple[int, ...]] = {
+        "features_": (n, d),
+        "labels_": (n,),
+        "support_": (n_way, k, d),
+        "mask_": (n_way, k),
+        "rows_": (n_way, k),
+        "name_features_": (n_way, d),
+        "pool": (len(tensors.get("pool", ())), d),
+        "head.weights": (1, n_way, d),
+        "head.biases": (1, n_way),
+        "held_out.rows": (n_held_out,),
+        "held_out.logits": (n_held_out, n_way),
+        "held_out.labels": (n_held_out,),
+        "held_out.familiarity": (n_held_out,),
+    }
+    optional = [("name_features_",), ("pool",), ("head.weights", "head.biases")]
+    expected = set(shapes) - {name for names in optional if names[0] not in tensors for name in names}
+    types = np.dtype(about["label_type"])
+    are_texts = {isinstance(label, str) for label in about["classes"]}
+    fits = {
+        "the list of what it says": about.keys() == KEYS,
+        "`kind`": about["kind"] in ("texts", "pictures", "features"),
+        "`classes`": n_way > 1 and len(set(map(str, about["classes"]))) == n_way,
+        "`label_type`": types.kind in LABELS and types.itemsize and are_texts == {types.kind == "U"},
+        "`features`": about["features"].keys() <= set(OF_COLUMNS),
+        "`temperature`": 0 < about["temperature"] < float("inf"),
+        "`names`": about["names"] is None or len(about["names"]) == n_way,
+        "`method`": isinstance(about["method"].get("settings", {}), dict),
+        "`encoder`": about["encoder"] is None or about["encoder"].keys() == {"source", "own", "sha256"},
+        "the range of `labels_`": bool(((tensors["labels_"] >= 0) & (tensors["labels_"] < n_way)).all()),
+        **{f"the shape of `{name}`": tuple(tensors[name].shape) == shapes[name] for name in expected},
+        **{f"NaN in `{name}`": bool(tensors[name].isfinite().all()) for name in expected},
+    }
+    return next((name for name, right in fits.items() if not right), None)
 
 
 def _checksum(description: dict[str, Any]) -> str:
@@ -122,44 +187,59 @@ def _checksum(description: dict[str, Any]) -> str:
 
 
 def _described(method: Any) -> dict[str, Any]:
+    if isinstance(method, nn.Module):
+        return {"name": method.name, "own": True, "sha256": encoder_fingerprint(method)}
     if type(method).__name__ in SETTINGS and dataclasses.is_dataclass(method):
-        return {"settings_of": type(method).__name__, "settings": dataclasses.asdict(method)}  # type: ignore[arg-type]
+        settings = {field.name: getattr(method, field.name) for field in _fields(type(method))}
+        settings.pop("pool", None)  # it is among the numbers
+        return {"settings_of": type(method).__name__, "settings": settings}
     return {"name": method.name, "own": FUNCTIONS.get(method.name) is not method}
 
 
-def _restored(described: dict[str, Any], method: Method | None) -> Method:
-    if "settings_of" in described:
-        if (kind := SETTINGS.get(described["settings_of"])) is None:
-            raise ValueError(f"The method {described['settings_of']!r} is unknown to this library.")
-        return kind(**described["settings"])
-    if not described["own"]:
-        return FUNCTIONS[described["name"]]
+def _restored(described: dict[str, Any], method: Method | None, tensors: dict[str, Tensor]) -> Method:
+    known = SETTINGS.get(described["settings_of"]) if "settings_of" in described else None
+    if known is not None and {f.name for f in _fields(known)} - {"pool"} == described["settings"].keys():
+        pool = {"pool": tensors["pool"]} if known is WithUnlabelled else {}
+        return known(**described["settings"], **pool)
+    if known is not None or not described.get("own"):
+        if (function := FUNCTIONS.get(str(described.get("name")))) is None:
+            raise ValueError(f"The method {described} is unknown to this library.")
+        return function
+    if method is None:
+        shipped = [load_relational(transductive=reads_queries) for reads_queries in (False, True)]
+        known_by = described.get("sha256")
+        method = next((network for network in shipped if encoder_fingerprint(network) == known_by), None)
     if method is None or method.name != described["name"]:
         found = f"the classifier was saved with the method {described['name']!r} of your own"
         raise ValueError(f"`method` is {method!r}, and {found}: pass that one to `load`.")
+    if isinstance(method, nn.Module) and encoder_fingerprint(method) != described.get("sha256"):
+        raise ValueError(
+            f"`method` is not the {method.name!r} that was saved: its weights or settings differ."
+        )
     return method
 
 
 def _described_encoder(classifier: Any) -> dict[str, Any]:
-    named = classifier.kind_ == "texts" and not isinstance(classifier.encoder, nn.Module)
-    source = (classifier.encoder or "minilm") if named else None
     own = isinstance(classifier.encoder, nn.Module)
+    source = None if own else named(classifier.kind_, classifier.encoder)
     return {"source": source, "own": own, "sha256": encoder_fingerprint(classifier.encoder_)}
 
 
-def _restored_encoder(about: dict[str, Any], encoder: Any) -> nn.Module | None:
+def _restored_encoder(about: dict[str, Any], encoder: Any, adapters: dict[str, Tensor]) -> nn.Module | None:
     if (described := about["encoder"]) is None:
         return None
     if described["own"] and not isinstance(encoder, nn.Module):
         raise ValueError("`encoder` is missing: the classifier was saved with a module of your own; pass it.")
     restored = encoder_for(about["kind"], encoder)
+    if adapters and isinstance(restored, TextEncoder):
+        restored = with_adapters(restored, adapters)
     if restored is None or encoder_fingerprint(restored) != described["sha256"]:
         raise ValueError("`encoder` is not the one that the classifier was fitted with: its weights differ.")
     return restored
 
 
 def _plain_labels(classes: np.ndarray) -> list:
-    if classes.dtype.kind not in "iubUf":
+    if classes.dtype.kind not in LABELS:
         fix = "use texts or whole numbers as labels"
         raise ValueError(f"`y` had labels of {classes.dtype}, which cannot be saved: {fix}.")
     return classes.tolist()
@@ -167,8 +247,7 @@ def _plain_labels(classes: np.ndarray) -> list:
 
 def _columns(classifier: Any) -> dict[str, Any]:
     """What scikit-learn's checks know of the columns of features."""
-    names = ("n_features_in_", "feature_names_in_")
-    found = {name: getattr(classifier, name) for name in names if hasattr(classifier, name)}
+    found = {name: getattr(classifier, name) for name in OF_COLUMNS if hasattr(classifier, name)}
     return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in found.items()}
 
 

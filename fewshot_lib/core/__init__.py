@@ -23,6 +23,14 @@ from fewshot_lib.core.checks import (
     whole_number,
     whole_numbers,
 )
+from fewshot_lib.core.distributed import (
+    CommonBatchNorm,
+    in_shares,
+    leads,
+    mean_over_processes,
+    processes,
+    start_alike,
+)
 from fewshot_lib.core.episodes import Episodes, EpisodeSampler, shot_range, with_fewer_queries
 from fewshot_lib.core.evaluation import (
     EpisodeResults,
@@ -41,6 +49,7 @@ from fewshot_lib.core.evaluation import (
 from fewshot_lib.core.training import (
     Loop,
     autocast,
+    bfloat16_asked,
     evaluation_mode,
     fit,
     for_model,

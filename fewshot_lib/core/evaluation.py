@@ -5,7 +5,8 @@ with standard deviation s the mean is known to ± t·s/√E, the 95 % confidence
 differ and does not shrink with E; the interval says how well the mean is known, and does. Two methods are
 compared on the *same* episodes, through the interval of their difference: what makes an episode hard is
 common to both, and cancels. The interval over episodes speaks of this trained model; with several training
-seeds it is taken over the seeds' means.
+seeds it is taken over the seeds' means. A difference may be told apart from zero and still be too small to
+matter to anybody: here, where the whole interval lies within half a point.
 """
 
 import math
@@ -19,6 +20,8 @@ from torch import Tensor
 
 from fewshot_lib.core.checks import check_supports, feature_rows, numbers, whole_number
 from fewshot_lib.core.episodes import Episodes
+
+MATTERS = 0.005  # the smallest difference of two accuracies that anybody would act on
 
 
 class Method(Protocol):
@@ -66,6 +69,7 @@ class EpisodeResults:
     episodes_fingerprint: str
 
     kind: ClassVar[str] = "accuracy"
+    floor: ClassVar[float] = 0.0  # the lowest value there is
 
     @classmethod
     def of(cls, accuracies: Tensor, method: Method, episodes: Episodes, /, **changed: Any) -> Self:
@@ -99,7 +103,9 @@ class EpisodeResults:
 
     @property
     def interval(self) -> tuple[float, float]:
-        return self.mean - self.ci95, self.mean + self.ci95
+        """(low, high), cut where no value can be; infinite where nothing is known (``half_width``)."""
+        low, high = self.mean - self.ci95, self.mean + self.ci95
+        return (max(low, self.floor), min(high, 1.0)) if math.isfinite(low) else (low, high)
 
     @property
     def in_words(self) -> str:
@@ -122,18 +128,24 @@ class PairedDifference(EpisodeResults):
     against: str = ""
 
     kind: ClassVar[str] = "difference"
+    floor: ClassVar[float] = -1.0
 
     @property
     def in_words(self) -> str:
-        """For a sentence: "+3.1 points (95 % interval +2.0 to +4.2)"."""
+        """For a sentence: "+3.1 points (95 % interval +2.0 to +4.2)"; below 1 point with two decimals."""
+        digits = 1 if abs(self.mean) >= 0.01 else 2
         # + 0.0: no "-0.0"
-        mean, low, high = (round(100 * value, 1) + 0.0 for value in (self.mean, *self.interval))
-        return f"{mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
+        mean, low, high = (round(100 * value, digits) + 0.0 for value in (self.mean, *self.interval))
+        return f"{mean:+.{digits}f} points (95 % interval {low:+.{digits}f} to {high:+.{digits}f})"
 
     @property
     def verdict(self) -> str:
+        """One of four: better, worse, either of them "barely" (too small to matter), or not told apart."""
         low, high = self.interval
-        return "better than" if low > 0 else ("worse than" if high < 0 else "not told apart from")
+        if low <= 0 <= high:
+            return "not told apart from"
+        barely = "barely " if max(abs(low), abs(high)) <= MATTERS else ""
+        return barely + ("better than" if low > 0 else "worse than")
 
     def __str__(self) -> str:
         sentence = f"{self.method} is {self.verdict} {self.against}: {self.in_words}"
@@ -171,7 +183,7 @@ def evaluate(
     method: Method,
     episodes: Episodes,
     features: Tensor,
-    batch_size: int = 1000,
+    batch_size: int | None = None,
     *,
     names: Tensor | None = None,
 ) -> EpisodeResults:
@@ -179,13 +191,15 @@ def evaluate(
 
     features: (n, d), or whatever the method takes, of the whole data set. names: (C, d), one row per class of
     the data set, for methods that use the names of the classes. Rows of the episodes with NaN or
-    infinite numbers are refused.
+    infinite numbers are refused. batch_size: None takes 1,000, and on a CPU fewer where features are wide.
     """
     if not isinstance(getattr(method, "transductive", None), bool):
         fix = "which does not say whether it is transductive: declare it with @few_shot_method(...)"
         raise TypeError(f"`method` is {method!r}, {fix}.")
-    whole_number(1, batch_size=batch_size)
+    if batch_size is not None:
+        whole_number(1, batch_size=batch_size)
     features = usable(episodes, features)
+    batch_size = batch_size or _at_once(episodes, features)
     used_names = _names_for(method, episodes, names, features)
     accuracies = []
     for start in range(0, len(episodes), batch_size):
@@ -199,6 +213,15 @@ def evaluate(
         _refuse_nan(method, logits, start)
         accuracies.append(accuracy_per_episode(logits, batch.query_labels, batch.query_mask))
     return EpisodeResults.of(torch.cat(accuracies), method, episodes)
+
+
+def _at_once(episodes: Episodes, features: Tensor) -> int:
+    """How many episodes are quickest: on a CPU as many as have 16 MB of features, for blocks that are much
+    larger are mapped anew each time, which takes longer than the arithmetic of a prototype."""
+    if features.device.type != "cpu":
+        return 1000
+    rows = episodes.support[0].numel() + episodes.query[0].numel()
+    return min(1000, max(32, 2**24 // max(1, rows * features[0].nbytes)))
 
 
 def usable(episodes: Episodes, features: Any) -> Tensor:

@@ -1,6 +1,7 @@
 """Training, once for all chapters: a loop that shows progress, keeps the best, survives an interruption."""
 
 import copy
+import os
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -25,6 +26,7 @@ from fewshot_lib.core.checkpoints import (
     save,
 )
 from fewshot_lib.core.checks import feature_rows, random_numbers, rate, whole_number, whole_numbers
+from fewshot_lib.core.distributed import leads, mean_over_processes, start_alike
 from fewshot_lib.data.reporting import shows_progress
 
 
@@ -71,9 +73,23 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
+def bfloat16_asked(device: torch.device) -> bool:
+    """Whether FEWSHOT_BF16=1 asks for bfloat16 and the device multiplies matrices faster with it.
+
+    Of CPUs those do that have AMX or AVX512-BF16 (three times as fast); the others would only emulate it.
+    """
+    if os.environ.get("FEWSHOT_BF16") != "1":
+        return False
+    ask: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+    has = ask()  # an older torch does not say
+    able = {"cuda": True, "cpu": has.get("amx_bf16", False) or has.get("avx512_bf16", False)}
+    return able.get(device.type, False)
+
+
 def autocast(device: torch.device) -> AbstractContextManager:
-    """bfloat16 arithmetic where it pays and is safe (CUDA); ordinary float32 elsewhere."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+    """bfloat16 arithmetic in training, where it pays and is safe: on CUDA, and where FEWSHOT_BF16=1 asks."""
+    enabled = device.type == "cuda" or bfloat16_asked(device)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 @dataclass
@@ -84,7 +100,7 @@ class Loop:
         the end; the model of the best score is what is left.
     checkpoint: a file, written every ``checkpoint_every`` steps, from which an interrupted run with the same
         arguments goes on to the same numbers. resume_with: what else has a state that belongs into it.
-    label: of the progress bar.
+    label: of the progress bar; with an empty one nothing is shown.
     """
 
     validate: Callable[[], float] | None = None
@@ -114,6 +130,8 @@ def fit(
     the parameters (which is empty when it starts) and returns a loss without a graph. A metric whose name has
     a space in it ("loss of torch") is kept, and not printed. states: what the trainer itself needs to go on
     from a checkpoint, for instance its sampler. loop: see :class:`Loop`.
+
+    Several processes that torchrun started train as one: see ``distributed``.
     """
     whole_number(1, n_steps=n_steps)
     options = Loop(**loop)
@@ -124,6 +142,7 @@ def fit(
     progress = load(path, parts, n_steps) if path and path.is_file() else Progress()
     if path is not None and progress.step < n_steps:
         check_place(path)
+    start_alike(model)
     model.train()
     pending: list[dict[str, Tensor]] = []  # metrics stay on the device: no waiting for it at every step
     for i in _shown(range(progress.step, n_steps), n_steps, options.label, pending, progress.history):
@@ -131,6 +150,7 @@ def fit(
         metrics = step(i)
         if metrics["loss"].requires_grad:
             metrics["loss"].backward()
+        mean_over_processes(p.grad for group in optimizer.param_groups for p in group["params"])
         optimizer.step()
         if scheduler is not None:
             scheduler.step()
@@ -141,7 +161,8 @@ def fit(
             _keep_best(model, options.validate, progress)
         if path is not None and progress.step % options.checkpoint_every == 0:
             _collect(pending, progress.history)
-            save(path, parts, progress, n_steps)
+            if leads():
+                save(path, parts, progress, n_steps)
     _collect(pending, progress.history)
     if progress.best_model is not None:
         model.load_state_dict(progress.best_model)
@@ -151,9 +172,9 @@ def fit(
 
 def _shown(steps: range, n_steps: int, label: str, pending: list, history: History) -> Iterator[int]:
     """The steps, with a progress bar; or, without a reader (FEWSHOT_STATIC=1), one printed line per fifth."""
-    has_reader = shows_progress()
+    has_reader = shows_progress() and bool(label)
     every = max(1, n_steps // (50 if has_reader else 5))
-    bar = tqdm(steps, initial=steps.start, total=n_steps, desc=label, disable=not has_reader)
+    bar = tqdm(steps, initial=steps.start, total=n_steps, desc=label, disable=not (has_reader and leads()))
     for i in bar:
         yield i
         if (i + 1) % every:
@@ -161,7 +182,7 @@ def _shown(steps: range, n_steps: int, label: str, pending: list, history: Histo
         _collect(pending, history)
         if has_reader:
             bar.set_postfix(loss=f"{history.metrics['loss'][-1]:.3f}")
-        else:
+        elif label and leads():
             means = {name: np.mean(values[-every:]) for name, values in history.metrics.items()}
             recent = ", ".join(f"{name} {mean:.3f}" for name, mean in means.items() if " " not in name)
             print(f"{label}: step {i + 1:,} of {n_steps:,}, {recent}", flush=True)

@@ -14,13 +14,17 @@ from typing import Any
 from fewshot_lib import data
 from fewshot_lib.core import positive
 from fewshot_lib.course import labelling, machine, records
+from fewshot_lib.course import results as publishing
 from fewshot_lib.course.authoring import recorder
 from fewshot_lib.course.lesson import PROFILES
 from fewshot_lib.course.running import execution, output, parameters, runner
+from fewshot_lib.course.sweeps import command as sweeping
+from fewshot_lib.course.sweeps import results as sweep_results
+from fewshot_lib.course.sweeps import students
+from fewshot_lib.course.sweeps.grid import parse_seeds
 from fewshot_lib.data.sources import OPTIONS
 
-OUT = Path("build/course")
-MOST_SECONDS = 10**7  # for one cell: 116 days
+OUT, CELLS = Path("build/course"), Path("build/field")
 NAMES = "notebooks: paths, directories, or the beginning of a name such as 02 (default: all)"
 DATA = f"a table of texts, a folder with one folder of pictures per class, or {', '.join(data.LOADERS)}"
 SPLIT = "which classes are for what: shares (0.6/0.2/0.2), a .json or .csv file, or a split family"
@@ -51,15 +55,22 @@ def parser() -> argparse.ArgumentParser:
     option("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="set a parameter")
     option("--out", type=Path, default=OUT, help=f"directory for what comes of it (default: {OUT})")
     option("--timeout", type=float, metavar="SECONDS", help="of a cell (default: by profile)")
-    option("--threads", type=int, default=execution.cores(), help="of a notebook (default: all)")
+    option("--threads", type=int, help="of a notebook (default: all; with --seeds 1, and one run per core)")
     option("--solutions", action="store_true", help="fill in the solutions of the exercises first")
+    option("--seeds", metavar="0..4", help="once per training seed, and the results over the seeds")
+    option("--student", metavar="ID", help="with the seed, and so the numbers, of one student")
+    option("--salt", default="", help=f"of --student: {students.SALT}")
     _add_data_options(run, "how to read the data set of -p dataset=…")
 
+    sweeping.add_commands(commands, NAMES, PROFILES)
     labelling.add_commands(commands, DATA_OPTIONS)
 
-    results = commands.add_parser("results", help="collect and print the results of executed notebooks")
+    results = commands.add_parser("results", help="collect and print the results of runs and sweeps")
     results.set_defaults(function=_results)
-    results.add_argument("directory", nargs="?", type=Path, default=OUT, help=f"(default: {OUT})")
+    where = f"of `run` or `sweep`; the first gets the tables (default: {OUT})"
+    results.add_argument("directories", nargs="*", type=Path, default=[OUT], metavar="directory", help=where)
+    purpose = "write RESULTS.md and results/*.csv, with the cells of benchmarks/field.py in a folder"
+    results.add_argument("--publish", type=Path, nargs="?", const=CELLS, metavar="CELLS", help=purpose)
 
     check = commands.add_parser("check", help="look whether this machine is ready for the course")
     check.set_defaults(function=lambda arguments: machine.report(detailed=True))
@@ -97,9 +108,10 @@ def _described(source: Any, arguments: argparse.Namespace) -> Any:
 
 def _run(arguments: argparse.Namespace) -> bool:
     options = {name: getattr(arguments, name) for name in ("threads", "timeout", "solutions")}
-    positive(**{name: value for name, value in options.items() if name != "solutions" and value is not None})
-    if arguments.timeout is not None and arguments.timeout > MOST_SECONDS:
-        raise ValueError(f"`timeout` is {arguments.timeout}: give at most {MOST_SECONDS:,} seconds.")
+    execution.check_timeout(options["timeout"])
+    if options["threads"] is None:
+        options["threads"] = 1 if arguments.seeds else execution.cores()
+    positive(threads=options["threads"])
     values = parameters.parse_assignments(arguments.parameter)
     profile = arguments.profile or values.get("profile")
     if values.get("profile") not in (None, profile):
@@ -112,12 +124,31 @@ def _run(arguments: argparse.Namespace) -> bool:
     elif given := [name for name in OPTIONS if getattr(arguments, name) is not None]:
         flag = f"--{given[0].replace('_', '-')}"
         raise ValueError(f"`{flag}` says how to read a data set: say which, -p dataset=my.csv.")
-    paths = execution.find_notebooks(arguments.notebooks)
-    return runner.run(paths, values, arguments.out.expanduser(), say=_say, **options)
+    seeds = _seeds(arguments, values)
+    paths, out = execution.find_notebooks(arguments.notebooks), arguments.out.expanduser()
+    if arguments.seeds:
+        return sweeping.run_seeds(paths, values, seeds, out, say=_say, **options)
+    return runner.run(paths, values | ({"seed": seeds[0]} if seeds else {}), out, say=_say, **options)
+
+
+def _seeds(arguments: argparse.Namespace, values: dict[str, Any]) -> list[int]:
+    """The seeds that --seeds, or --student, stands for."""
+    given = {"--seeds": arguments.seeds, "--student": arguments.student, "-p seed": values.get("seed")}
+    named = [f"`{name}`" for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise ValueError(f"{' and '.join(named)} all set the seed: give one of them.")
+    if arguments.student is not None:
+        return [students.seed_of(arguments.student, arguments.salt)]
+    return [] if arguments.seeds is None else parse_seeds(arguments.seeds)
 
 
 def _results(arguments: argparse.Namespace) -> bool:
-    directory = arguments.directory
+    if arguments.publish is not None:
+        return publishing.publish(arguments.publish, _say)
+    directory = arguments.directories[0]
+    if len(arguments.directories) > 1 or sweep_results.is_sweep(directory):
+        _say(sweep_results.join(arguments.directories, directory))
+        return True
     advice = "run `fewshot run` first, or name another directory."
     paths = sorted(directory.glob("*.ipynb"))
     if not paths:

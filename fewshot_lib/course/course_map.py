@@ -35,7 +35,21 @@ CHAPTERS = [
     Chapter("08_gat_transformer_multitask", "GAT-Transformer,\nmany tasks", "graphs, multitask", (5, 2)),
     Chapter("09_your_own_data", "Your own\ndata", "classifier", (5, 1)),
 ]
-ARROWS = [(0, 1), (1, 2), (2, 3), (2, 4), (2, 5), (4, 6), (5, 6), (2, 7), (7, 8), (6, 9), (8, 9), (3, 7)]
+ARROWS = [
+    (0, 1),
+    (1, 2),
+    (2, 3),
+    (3, 4),
+    (2, 4),
+    (2, 5),
+    (4, 6),
+    (5, 6),
+    (2, 7),
+    (7, 8),
+    (6, 9),
+    (8, 9),
+    (3, 7),
+]
 
 
 def show_map(here: str, folder: Path = Path()) -> None:

@@ -103,7 +103,6 @@ def _agrees(function: Callable, case: Case, value: Any, same: Callable) -> bool:
 def _judge(answer: Exercise, cases: Sequence, mistakes: Mapping, same: Callable) -> tuple[str, str]:
     """The verdict and its explanation."""
     for number, case in enumerate(cases, start=1):
-        expected = _call(answer.reference, case)
         try:
             found = _call(answer.learner, case)
         except Exception as error:  # whatever the learner's code raises is for the learner, not for "Run all"
@@ -113,6 +112,7 @@ def _judge(answer: Exercise, cases: Sequence, mistakes: Mapping, same: Callable)
             return "error", f"case {number}: {type(error).__name__}: {error}{_place(error)}"
         if has_ellipsis(found):
             return TODO
+        expected = _call(answer.reference, case)  # after the learner's: it may take a training
         if form(found) != form(expected):
             return "shape", f"case {number}: you returned {describe(found)}, expected {describe(expected)}"
         if not same(found, expected):

@@ -4,18 +4,21 @@
     fewshot predict model new.csv --out labelled.csv
     fewshot suggest model pool.csv -n 20           what to label next
     fewshot evaluate model test.csv --report report.html
+    fewshot export model --out model.onnx          for programs without torch
 
+Tables are csv, tsv, JSON, JSON lines or parquet, also compressed; the end of a name says what is written.
 In place of a table, a folder of pictures. ``predict`` reads, answers and writes a chunk of rows at a time;
 what is written stays (``labelling_journal``).
 """
 
 import argparse
-import csv
+import copy
 import math
 import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +27,7 @@ import numpy as np
 
 from fewshot_lib import data
 from fewshot_lib.core import whole_number
+from fewshot_lib.course.labelling_formats import format_of
 from fewshot_lib.course.labelling_inputs import Pictures, Row, Texts, Unlabelled
 from fewshot_lib.course.labelling_journal import Journal, belonging
 from fewshot_lib.data.cache import atomic_write
@@ -35,9 +39,11 @@ if TYPE_CHECKING:
 
 CHUNK = 1024
 ADDED = ("label", "probability", "rejected")
+LABEL_TYPES = {"U": "string", "b": "bool"}  # as parquet calls them; other labels are whole numbers
 REJECT = 0.05
 MODEL = "folder of `fewshot fit`"
-POOL = "table of texts (.csv, .tsv, …) or folder of pictures"
+POOL = "table of texts (.csv, .tsv, .jsonl, .json, .parquet, also .gz) or folder of pictures"
+OUT = "file for {}: .csv, .tsv, .jsonl or .parquet"
 
 
 def add_commands(commands: Any, data_options: Mapping[str, dict[str, Any]]) -> None:
@@ -58,43 +64,77 @@ def add_commands(commands: Any, data_options: Mapping[str, dict[str, Any]]) -> N
     fit.add_argument("source", help="table with a text and a label in each row, or a folder of pictures")
     fit.add_argument("--out", type=Path, required=True, help="folder for the classifier")
     fit.add_argument("--method", choices=("default", "auto"), default="default", help="who answers")
+    fit.add_argument("--unlabelled", type=Path, metavar="FILE", help=f"learn from these too: {POOL}")
+    tuned = "fine-tune the encoder, too, where held-out examples say that it pays: minutes"
+    fit.add_argument("--tune-encoder", action="store_true", help=tuned)
     fit.add_argument("--no-names", action="store_true", help="the labels are codes: do not read them")
 
     predict = add("predict", _predict, "label the rows of a file", "--text --encoding")
     predict.add_argument("model", type=Path, help=MODEL)
     predict.add_argument("file", type=Path, help=f"{POOL}; all columns and rows are kept")
-    predict.add_argument("--out", type=Path, required=True, help="file for the labelled rows")
+    predict.add_argument("--out", type=Path, required=True, help=OUT.format("the labelled rows"))
     share = f"share of your own kind of texts that may be marked as foreign by mistake (default: {REJECT})"
     predict.add_argument("--reject", type=float, default=REJECT, metavar="SHARE", help=share)
+    faster = "compute at half the digits: faster on a processor made for it, and a few labels differ"
+    predict.add_argument("--bfloat16", action="store_true", help=faster)
 
     suggest = add("suggest", _suggest, "which rows to label next", "--text --encoding")
     suggest.add_argument("model", type=Path, help=MODEL)
     suggest.add_argument("file", type=Path, help=POOL)
     suggest.add_argument("-n", type=int, default=20, help="how many (default: 20)")
-    suggest.add_argument("--out", type=Path, help="also write them to this .csv file")
+    suggest.add_argument("--out", type=Path, help=OUT.format("them"))
 
     evaluate = add("evaluate", _evaluate, "how good is it, on rows whose labels are known", labelled)
     evaluate.add_argument("model", type=Path, help=MODEL)
     evaluate.add_argument("source", help="labelled data, as for `fit`")
     evaluate.add_argument("--report", type=Path, help="write one page of HTML with everything")
 
+    export = add("export", _export, "write a classifier as one ONNX file, to be used without torch", "")
+    export.add_argument("model", type=Path, help=MODEL)
+    export.add_argument("--out", type=Path, required=True, help="file, such as model.onnx")
 
-# fit, suggest, evaluate
+
+# fit, suggest, evaluate, export
 
 
 def _fit(arguments: argparse.Namespace) -> bool:
-    from fewshot_lib.classifier import FewShotClassifier
+    from fewshot_lib.classifier import FewShotClassifier, picture_form
 
     if arguments.out.exists() and not (arguments.out / "classifier.json").is_file():
         raise ValueError(f"`--out {arguments.out}` exists and is no classifier: name another folder.")
-    inputs, labels = _labelled(arguments)
+    form: dict[str, Any] = {}
+    if Path(arguments.source).is_dir():
+        height, width, color = picture_form(None, arguments.size, arguments.color)
+        form = {"size": (height, width), "color": color}
+    inputs, labels = _labelled(arguments, **form)
     method = "auto" if arguments.method == "auto" else None
-    classifier = FewShotClassifier(method, names=None if arguments.no_names else "auto").fit(inputs, labels)
+    classifier = FewShotClassifier(method, names=None if arguments.no_names else "auto")
+    pool = None if arguments.unlabelled is None else _pool(arguments, inputs)
+    with _noted():
+        classifier.fit(inputs, labels, unlabelled=pool, tune_encoder=arguments.tune_encoder)
     classifier.save(arguments.out)
     for line in _about(classifier):
         print(line)
-    print(f"Saved in {arguments.out}. Next: fewshot predict {arguments.out} new.csv --out labelled.csv")
+    new = "new_pictures" if classifier.kind_ == "pictures" else "new.csv"
+    print(f"Saved in {arguments.out}. Next: fewshot predict {arguments.out} {new} --out labelled.csv")
     return True
+
+
+def _pool(arguments: argparse.Namespace, inputs: Any) -> Any:
+    """What ``--unlabelled`` names, of the same kind as the labelled inputs."""
+    path = arguments.unlabelled
+    if not path.exists():
+        raise DataError(f"There is no {path}.")
+    if path.is_dir() == isinstance(inputs, list):
+        wanted = "a table" if isinstance(inputs, list) else "a folder of pictures"
+        raise DataError(f"`--unlabelled {path}` and {arguments.source} are of two kinds: give {wanted}.")
+    if isinstance(inputs, list):
+        return [
+            row.given for row in Texts.of(path, arguments.text, arguments.encoding) if row.given is not None
+        ]
+    return np.stack(
+        [row.given for row in Pictures.of(path, tuple(inputs.shape[1:])) if row.given is not None]
+    )
 
 
 def _about(classifier: "FewShotClassifier") -> Iterator[str]:
@@ -106,8 +146,6 @@ def _about(classifier: "FewShotClassifier") -> Iterator[str]:
         yield f"  {accuracy:6.1%}  {name}"
     if classifier.kind_ == "texts" and classifier.names_ is None:
         yield "The labels are not used as names: they are codes, or you said so."
-    if classifier.kind_ == "pictures":
-        yield "Pictures are compared by their pixels, the least that can be done: in Python, give an encoder."
     if not (n := len(classifier.held_out_)):
         yield "How accurate it is cannot be told: no class has a second example."
         return
@@ -123,11 +161,8 @@ def _labelled(arguments: argparse.Namespace, **options: Any) -> tuple[Any, list[
     options = {name: getattr(arguments, name, None) for name in OPTIONS} | options
     if Path(arguments.source).exists():
         options["split"] = {"test": 1.0}  # all classes are wanted, and how few they are does not matter
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with _noted():
         dataset = data.load(arguments.source, **options)
-    for warning in caught:
-        _note(str(warning.message))
     return dataset.inputs, [dataset.class_names[c] for c in dataset.labels.tolist()]
 
 
@@ -165,6 +200,10 @@ def _suggest(arguments: argparse.Namespace) -> bool:
         _refuse_existing(arguments.out)
     classifier = _load(arguments.model)
     given = _unlabelled(arguments, classifier)
+    form = None
+    if arguments.out is not None:
+        names = [*given.header, *_added(given.header)[:1]]
+        form = format_of(arguments.out, names, ["string"], given.schema)
     rows = [row for row in given if row.given is not None]
     if not rows:
         raise DataError(f"{arguments.file} holds nothing to label.")
@@ -173,10 +212,11 @@ def _suggest(arguments: argparse.Namespace) -> bool:
     for row in (rows[index] for index in chosen.tolist()):
         is_text = isinstance(row.given, str)
         print(f"{row.place}: {' '.join(row.given.split())}" if is_text else row.place)
-    if arguments.out is not None:
-        with atomic_write(arguments.out) as part, part.open("w", newline="", encoding="utf-8") as file:
-            new = [[*rows[index].fields, ""] for index in chosen.tolist()]
-            csv.writer(file).writerows([[*given.header, *_added(given.header)[:1]], *new])
+    if form is not None:
+        journal = Journal(arguments.out, belonging(arguments.model, [*given.key, arguments.n]), form)
+        if not journal.resume():
+            journal.append([[*rows[index].fields, None] for index in chosen.tolist()])
+        journal.finish()
         print(f"Written to {arguments.out}, with an empty column for the labels.")
     return True
 
@@ -193,18 +233,28 @@ def _evaluate(arguments: argparse.Namespace) -> bool:
     if not known & set(labels):
         fix = f"it knows {', '.join(sorted(known)[:5])}, …"
         raise ValueError(f"No label of {arguments.source} is a class of {arguments.model}: {fix}.")
-    texts = inputs if isinstance(inputs, list) else [f"picture {row}" for row in range(len(inputs))]
     report = Report.of(
         [str(label) for label in classifier.classes_.tolist()],
         classifier.predict_proba(inputs),
         labels,
-        texts,
+        inputs,
     )
     print(report.in_words)
     if arguments.report is not None:
         with atomic_write(arguments.report) as part:
-            part.write_text(report.html(str(arguments.model), arguments.source), "utf-8", "replace")
+            names = [Path(place).resolve().name for place in (arguments.model, arguments.source)]
+            part.write_text(report.html(*names), "utf-8", "replace")
         print(f"Report: {arguments.report}")
+    return True
+
+
+def _export(arguments: argparse.Namespace) -> bool:
+    _refuse_existing(arguments.out)
+    try:
+        difference = _load(arguments.model).to_onnx(arguments.out)
+    except ModuleNotFoundError as error:
+        raise ValueError(str(error)) from None
+    print(f"Written to {arguments.out}. Its probabilities are those of `predict` to {difference:.0e}.")
     return True
 
 
@@ -227,6 +277,16 @@ def _load(folder: Path) -> "FewShotClassifier":
     return FewShotClassifier.load(folder)
 
 
+@contextmanager
+def _noted() -> Iterator[None]:
+    """What is warned of inside is printed as notes, at the end."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        _note(str(warning.message))
+
+
 def _note(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
 
@@ -244,13 +304,19 @@ def _predict(arguments: argparse.Namespace) -> bool:
     if not 0 < arguments.reject < 1:
         raise ValueError(f"`--reject` is {arguments.reject:g}: give a share between 0 and 1, such as 0.05.")
     classifier = _load(arguments.model)
+    if arguments.bfloat16 and classifier.encoder_ is not None:
+        classifier.encoder_ = copy.deepcopy(classifier.encoder_).bfloat16()
     given = _unlabelled(arguments, classifier)
+    label = LABEL_TYPES.get(classifier.classes_.dtype.kind, "int64")
+    names = [*given.header, *_added(given.header)]
+    form = format_of(arguments.out, names, [label, "float64", "string"], given.schema)
     reject = arguments.reject if len(classifier.held_out_) else None
     # Every row is well-formed before the first is answered.
     filled = Counter(row.given is not None for row in given)
     n_rows = filled.total()
-    journal = Journal(arguments.out, belonging(arguments.model, [*given.key, arguments.reject]))
-    done = journal.resume([*given.header, *_added(given.header)])
+    options = [arguments.reject, arguments.bfloat16]
+    journal = Journal(arguments.out, belonging(arguments.model, [*given.key, *options]), form)
+    done = journal.resume()
     if done:
         _note(f"going on after {done:,} rows that are labelled already.")
     rows = islice(iter(given), done, None)
@@ -258,7 +324,7 @@ def _predict(arguments: argparse.Namespace) -> bool:
         bar.update(done)
         while part := list(islice(rows, CHUNK)):
             answers = _answers(classifier, part, reject)
-            journal.append([row.fields + new for row, new in zip(part, answers, strict=True)])
+            journal.append([[*row.fields, *new] for row, new in zip(part, answers, strict=True)])
             bar.update(len(part))
     journal.finish()
     without = f", {filled[False]:,} without a text left as they are" if filled[False] else ""
@@ -269,14 +335,14 @@ def _predict(arguments: argparse.Namespace) -> bool:
     return True
 
 
-def _answers(classifier: "FewShotClassifier", rows: Sequence[Row], reject: float | None) -> list[list[str]]:
-    """Label, probability and yes or no for every row; all empty where there is no text."""
+def _answers(classifier: "FewShotClassifier", rows: Sequence[Row], reject: float | None) -> list[list[Any]]:
+    """Label, probability and yes or no for every row; all None where there is no text."""
     filled = [i for i, row in enumerate(rows) if row.given is not None]
-    answers = [["", "", ""] for _ in rows]
+    answers: list[list[Any]] = [[None, None, None] for _ in rows]
     for part in classifier.stream((rows[i].given for i in filled), reject=reject, chunk=len(rows)):
         found = zip(part.label.tolist(), part.probability.tolist(), part.rejected.tolist(), strict=True)
         for i, (label, probability, rejected) in zip(filled, found, strict=True):
-            answers[i] = [str(label), f"{probability:.4f}", "yes" if rejected else "no"]
+            answers[i] = [label, round(probability, 4), "yes" if rejected else "no"]
     return answers
 
 

@@ -1,24 +1,24 @@
 """What ``predict`` and ``suggest`` read: the rows of a table, or the pictures of a folder, without labels.
 
-A table is read as ``fewshot data inspect`` reads one (separator, encoding, column of texts), but row by row,
-and all its fields are kept: any number of rows in the memory of a few.
+A table is read as ``fewshot data inspect`` reads one (format, separator, encoding, column of texts), but row
+by row, and all its fields are kept: any number of rows in the memory of a few.
 """
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from fewshot_lib.data.own import delimited
-from fewshot_lib.data.own.arrays import NO_CHARACTER
-from fewshot_lib.data.own.columns import text_column
-from fewshot_lib.data.own.encodings import COMPRESSED, Text, as_text, unpacked
-from fewshot_lib.data.own.folders import OF_THE_SYSTEM, visible
-from fewshot_lib.data.own.picture_files import is_picture
+from fewshot_lib.data.own import delimited, json_tables, parquet
+from fewshot_lib.data.own.columns import MOST_COLUMNS, text_column
+from fewshot_lib.data.own.encodings import Text, as_text, opened, unpacked
+from fewshot_lib.data.own.folders import pictures_below, visible
 from fewshot_lib.data.own.pictures import read_pictures
-from fewshot_lib.data.own.table_files import filled, is_json, is_parquet
+from fewshot_lib.data.own.table_files import filled, is_json, is_parquet, text_of
 from fewshot_lib.data.reporting import DataError
 
 LARGE = 1 << 24  # bytes: a larger file is read from the disk, and its encoding told by its start
@@ -28,7 +28,7 @@ class Row(NamedTuple):
     """place: in words. fields: as they stand. given: what a classifier takes; None where there is nothing."""
 
     place: str
-    fields: list[str]
+    fields: list[Any]
     given: Any
 
 
@@ -36,8 +36,11 @@ class Unlabelled(Protocol):
     """Rows without labels, as often as they are asked for.
 
     header: names of the columns. notes: what was guessed, in sentences. key: what they hold, and how it is
-    read, in a form for JSON.
+    read, in a form for JSON. schema: of the columns, by pyarrow; None where all are texts.
     """
+
+    @property
+    def schema(self) -> Any: ...
 
     @property
     def header(self) -> list[str]: ...
@@ -53,45 +56,75 @@ class Unlabelled(Protocol):
 
 @dataclass(frozen=True)
 class Texts:
-    """The rows of a table of separated values; column: the place of the texts."""
+    """The rows of a table with all their fields; column: the place of the texts.
+
+    records: gives (place, fields) of every row, anew each time. codec: "" for a format that has none.
+    schema: of the fields, where the table is parquet.
+    """
 
     path: Path
-    source: Text
     header: list[str]
     column: int
     notes: list[str]
+    records: Callable[[], Iterator[tuple[int, list[Any]]]]
+    unit: str = "line"
+    codec: str = ""
+    schema: Any = None
 
     @classmethod
     def of(cls, path: Path, text: str | None, encoding: str | None) -> "Texts":
-        """Reads the first rows. DataError for another format, or where the column of texts is not clear."""
-        source = _source(path, encoding)
+        """Reads the first rows (of JSON all, for their names). DataError where the texts are not found."""
+        start = _start(path)
+        if is_parquet(path, start):
+            with path.open("rb") as file:
+                packed = file.read(4) != start[:4]
+            schema, records = parquet.opened(path, unpacked(path) if packed else None)
+            column, guessed = text_column(path, schema.names, text)
+            return cls(path, schema.names, column, guessed, records, "row", schema=schema)
+        source = _source(path, start, encoding)
+        notes = [*filter(None, [source.note])]
+        if is_json(path, source):
+            header, unit = _names(path, source)
+            column, guessed = text_column(path, header, text)
+            is_array = next(filter(str.strip, source.lines())).lstrip().startswith("[")
+            if isinstance(source, OnDisk) and (is_array or unit == "row"):
+                notes.append("all of it is read at once: one object a line (.jsonl) takes less memory")
+            return cls(
+                path,
+                header,
+                column,
+                notes + guessed,
+                partial(_fields, path, source, header),
+                unit,
+                source.codec,
+            )
         with delimited.fields_of_any_length():
-            names, sample, _ = delimited.opened(path, source)
+            header, sample, _ = delimited.opened(path, source)
             if text is None:
-                delimited.need_names(path, names, sample)
-        column, guessed = text_column(path, names, text)
-        return cls(path, source, names, column, [*filter(None, [source.note]), *guessed])
+                delimited.need_names(path, header, sample)
+        column, guessed = text_column(path, header, text)
+        return cls(
+            path,
+            header,
+            column,
+            notes + guessed,
+            lambda: delimited.opened(path, source)[2],
+            codec=source.codec,
+        )
 
     @property
     def key(self) -> list[Any]:
         with self.path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
-        return [self.column, self.source.codec, content]
+        return [self.column, self.codec, content]
 
     def __iter__(self) -> Iterator[Row]:
+        name = self.header[self.column]
         with delimited.fields_of_any_length():
-            line = 1
-            try:
-                for line, fields in delimited.opened(self.path, self.source)[2]:
-                    text = fields[self.column]
-                    if NO_CHARACTER.search(text):
-                        fix = "remove it, or write the file again from its source"
-                        raise DataError(f"{self.path}, line {line}: the text holds NUL, no character: {fix}.")
-                    yield Row(f"line {line}", fields, filled(text) or None)
-            except UnicodeDecodeError as error:
-                what = f"after line {line} are bytes that are not {self.source.codec.upper()}"
-                fix = "name the encoding with --encoding, or save the file as UTF-8"
-                raise DataError(f"{self.path}: {what} ({error.reason}): {fix}.") from None
+            for place, fields in self.records():
+                where = f"{self.unit} {place}"
+                text = text_of(f"{self.path}, {where}", name, fields[self.column])
+                yield Row(where, fields, filled(text) or None)
 
 
 @dataclass(frozen=True)
@@ -105,29 +138,48 @@ class OnDisk(Text):
     begins: int = 0
 
     def lines(self, newline: str | None = None) -> Iterator[str]:
-        with self.path.open("rb") as file:
-            file.seek(self.begins)
-            yield from io.TextIOWrapper(file, self.codec, newline=newline)
+        n = 0
+        try:
+            with opened(self.path) as file:
+                file.read(self.begins)
+                for line in io.TextIOWrapper(file, self.codec, newline=newline):
+                    n += 1
+                    yield line
+        except UnicodeDecodeError as error:
+            what = f"after line {n} are bytes that are not {self.codec.upper()}"
+            fix = "name the encoding with --encoding, or save the file as UTF-8"
+            raise DataError(f"{self.path}: {what} ({error.reason}): {fix}.") from None
+
+    def content(self) -> str:
+        return "".join(self.lines(newline=""))
 
 
-def _source(path: Path, encoding: str | None) -> Text:
-    """A file as text; on the disk if it is large and neither compressed nor of wide characters."""
-    if path.is_file() and path.stat().st_size > LARGE:
-        with path.open("rb") as file:
-            raw = file.read(LARGE)
-        in_memory = raw.startswith(tuple(COMPRESSED)) or b"\0" in raw
-        raw = unpacked(path) if in_memory else raw[: raw.rfind(b"\n") + 1]
-    else:
-        raw, in_memory = unpacked(path), True
-    parquet = is_parquet(path, raw)
-    source = Text(b"", "") if parquet else as_text(path, raw, encoding)
-    if parquet or is_json(path, source):
-        fix = "save it as .csv, as pandas does with DataFrame.to_csv(…, index=False)"
-        what = "parquet" if parquet else "JSON"
-        raise DataError(f"{path} is {what}, and rows to label are read as .csv or .tsv: {fix}.")
-    if in_memory:
-        return source
-    return OnDisk(b"", source.codec, source.note, path, len(raw) - len(source.raw))
+def _start(path: Path) -> bytes:
+    """All bytes of a file, unpacked; of a large one the first."""
+    with opened(path) as file:
+        return file.read(LARGE + 1)
+
+
+def _source(path: Path, start: bytes, encoding: str | None) -> Text:
+    """A file as text; on the disk if it is large, unless it is of wide characters or has no lines."""
+    end = start.rfind(b"\n") + 1
+    if len(start) <= LARGE or b"\0" in start or not end:
+        return as_text(path, start if len(start) <= LARGE else unpacked(path), encoding)
+    source = as_text(path, start[:end], encoding)
+    return OnDisk(b"", source.codec, source.note, path, end - len(source.raw))
+
+
+def _names(path: Path, source: Text) -> tuple[list[str], str]:
+    """The names of all fields of all rows of a JSON table, in the order in which they come up; the unit."""
+    rows, unit = json_tables.objects(path, source)
+    names = dict.fromkeys(chain.from_iterable(row for _, row in rows))
+    if len(names) > MOST_COLUMNS:
+        raise DataError(f"{path}: {len(names):,} names of fields: this is no table of texts.")
+    return list(names), unit
+
+
+def _fields(path: Path, source: Text, names: list[str]) -> Iterator[tuple[int, list[Any]]]:
+    return ((place, [row.get(name) for name in names]) for place, row in json_tables.objects(path, source)[0])
 
 
 @dataclass(frozen=True)
@@ -138,14 +190,12 @@ class Pictures:
     images: Any
     notes: list[str]
     header: ClassVar[list[str]] = ["file"]
+    schema: ClassVar[None] = None
 
     @classmethod
     def of(cls, folder: Path, shape: tuple[int, ...]) -> "Pictures":
         """All of them at once, in this shape (1 or 3, height, width)."""
-        found = [file for file in sorted(folder.rglob("*")) if _is_meant(file.relative_to(folder))]
-        found = [file for file in found if is_picture(file)]
-        if not found:
-            raise DataError(f"{visible(folder)} holds no pictures: name the folder that they are in.")
+        found = pictures_below(folder)
         images, notes = read_pictures(found, shape[1], shape[2], shape[0] == 3)
         names = [visible(file.relative_to(folder).as_posix()) for file in found]
         return cls(names, images.numpy(), [f"{visible(folder)}: {note}" for note in notes])
@@ -156,7 +206,3 @@ class Pictures:
 
     def __iter__(self) -> Iterator[Row]:
         return (Row(name, [name], image) for name, image in zip(self.files, self.images, strict=True))
-
-
-def _is_meant(file: Path) -> bool:
-    return not any(part[0] == "." or part.casefold() in OF_THE_SYSTEM for part in file.parts)

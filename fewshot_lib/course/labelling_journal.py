@@ -1,12 +1,13 @@
 """A file of labelled rows that grows a chunk at a time, and is gone on with after the process was killed."""
 
-import csv
 import hashlib
 import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
+from fewshot_lib.course.labelling_formats import Format
 from fewshot_lib.data.cache import atomic_write
 
 
@@ -24,12 +25,12 @@ class Journal:
     stands behind that length was being written when the process died, and is cut off.
     """
 
-    def __init__(self, path: Path, key: str) -> None:
-        self.path, self.key = path, key
+    def __init__(self, path: Path, key: str, form: Format) -> None:
+        self.path, self.key, self.form = path, key, form
         self.part, self.note = (path.with_name(path.name + ending) for ending in (".part", ".part.json"))
         self.rows = 0
 
-    def resume(self, header: list[str]) -> int:
+    def resume(self) -> int:
         """How many rows are written already; begins the file where there are none."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -44,22 +45,22 @@ class Journal:
             self.rows = note["rows"]
         else:
             self.part.write_bytes(b"")
-            self._write([header])
+            self._write(self.form.start())
         return self.rows
 
-    def append(self, rows: list[list[str]]) -> None:
+    def append(self, rows: list[list[Any]]) -> None:
         """Adds rows, on the disk before this returns."""
         self.rows += len(rows)
-        self._write(rows)
+        self._write(self.form.rows(rows))
 
     def finish(self) -> None:
-        """Gives the file its name."""
-        self.part.replace(self.path)
+        """Makes the file under its own name."""
+        self.form.finish(self.part, self.path)
         self.note.unlink(missing_ok=True)
 
-    def _write(self, rows: list[list[str]]) -> None:
-        with self.part.open("a", newline="", encoding="utf-8", errors="surrogatepass") as file:
-            csv.writer(file).writerows(rows)
+    def _write(self, content: bytes) -> None:
+        with self.part.open("ab") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
             size = file.tell()

@@ -1,43 +1,60 @@
 """How good a classifier is, on one page of HTML that needs nothing else: no script, no font, no network."""
 
+import base64
+import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 import numpy as np
+from PIL import Image
+from torch import Tensor
 
 from fewshot_lib.classifier import wilson
 
-N_BINS, N_PAIRS, N_TEXTS, MOST_CLASSES = 10, 10, 5, 60
+N_BINS, N_PAIRS, N_EXAMPLES, MOST_CLASSES = 10, 10, 5, 60
+LETTERS, SIDE = 300, 112  # of a text, of a picture in pixels, on the page
 
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;
-padding:0 1em;color:#222}
-table{border-collapse:collapse;margin:1em 0}
-th,td{padding:.2em .6em;text-align:left;border-bottom:1px solid #ddd}
-.matrix{overflow-x:auto}.matrix td,.matrix th{text-align:right;border:0;padding:.1em .35em;font-size:12px}
-.matrix thead th{writing-mode:vertical-rl}
-small{color:#555}blockquote{margin:.2em 1em;color:#444}"""
+STYLE = """*{box-sizing:border-box}
+body{font:16px/1.5 system-ui,sans-serif;max-width:62em;margin:0 auto;padding:1em;color:#222;background:#fff}
+h1{font-size:1.5em;line-height:1.25;overflow-wrap:anywhere}h2{font-size:1.15em;margin:2em 0 .5em}
+.lead{font-size:1.1em}.wide{overflow-x:auto}small,.note{color:#555}
+table{border-collapse:collapse}th,td{padding:.25em .7em .25em 0;text-align:left;border-bottom:1px solid #ddd}
+.bar{width:9em;min-width:5em}
+.bar div{background:#eee;height:.8em}.bar i{display:block;background:#0072b2;height:100%}
+.pair{margin:1em 0}.pair blockquote{margin:.3em 0 .3em 1em;color:#444}.pair img{margin:.3em .3em 0 0}
+.matrix td,.matrix th{border:0;padding:.1em .35em;font-size:12px;text-align:right;white-space:nowrap}
+.matrix thead th{writing-mode:vertical-rl;text-align:right;vertical-align:bottom}
+@media(max-width:34em){.bar{display:none}}
+@media print{body{font-size:12px}.pair{break-inside:avoid}}"""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Of n inputs: true and predicted label, probability of the prediction, and the text of each."""
+    """Of n inputs: true and predicted label, probability of the prediction, the text or picture of each."""
 
     classes: list[str]
     truth: list[str]
     predicted: list[str]
     probability: np.ndarray
-    texts: list[str]
+    inputs: Sequence[str] | Tensor
 
     @classmethod
     def of(
-        cls, classes: list[str], probabilities: np.ndarray, truth: Sequence[str], texts: Sequence[str]
+        cls,
+        classes: Sequence[str],
+        probabilities: np.ndarray,
+        truth: Sequence[str],
+        inputs: Sequence[str] | Tensor,
     ) -> "Report":
-        """Of probabilities (n, N) and the true labels of n texts; labels that are no class count as wrong."""
-        chosen = probabilities.argmax(1)
-        predicted = [classes[c] for c in chosen]
-        return cls(classes, list(truth), predicted, probabilities.max(1), list(texts))
+        """Of probabilities (n, N) and the true labels of n inputs: texts, or pictures (n, 1 or 3, h, w).
+
+        Labels that are no class count as wrong.
+        """
+        classes = [str(label) for label in classes]
+        predicted = [classes[c] for c in probabilities.argmax(1)]
+        return cls(classes, list(truth), predicted, probabilities.max(1), inputs)
 
     @property
     def correct(self) -> np.ndarray:
@@ -78,14 +95,16 @@ class Report:
     def html(self, model: str, source: str) -> str:
         """The page."""
         parts = [
-            f"<h1>{escape(model)} on {escape(source)}</h1><p>{escape(self.in_words)}</p>",
-            "<h2>Accuracy per class</h2>" + self._per_class(),
+            f'<h1>{escape(model)} on {escape(source)}</h1><p class="lead">{escape(self.in_words)}</p>',
+            "<h2>Accuracy per class, the lowest first</h2>" + self._per_class(),
             "<h2>Worst confusions</h2>" + self._confusions(),
-            "<h2>Confusion matrix</h2><p>Rows: true; columns: predicted.</p>" + self._matrix(),
-            "<h2>Calibration</h2><p>Of the answers given this probability, so many were right.</p>"
-            + self._calibration(),
+            "<h2>Confusion matrix</h2>" + self._matrix(),
+            "<h2>Calibration</h2>" + self._calibration(),
         ]
-        head = f'<meta charset="utf-8"><title>{escape(model)}: report</title><style>{STYLE}</style>'
+        head = (
+            '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<title>{escape(model)}: report</title><style>{STYLE}</style>"
+        )
         return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
 
     def _per_class(self) -> str:
@@ -94,31 +113,32 @@ class Report:
             right = sum(t == label == p for t, p in zip(self.truth, self.predicted, strict=True))
             rows.append((right / n, label, right, n, *wilson(right, n)))
         cells = [
-            [label, f"{share:.1%}", f"{low:.1%} to {high:.1%}", f"{right} of {n}"]
+            [escape(label), _bar(share), f"{share:.0%}", f"{low:.0%} to {high:.0%}", f"{right} of {n}"]
             for share, label, right, n, low, high in sorted(rows)
         ]
-        return _table(["class", "accuracy", "95 % interval", "right"], cells)
+        return _table(["class", "", "accuracy", "95 % interval", "right"], cells)
 
     def _confusions(self) -> str:
         if not self.confusions:
             return "<p>None: every answer was right.</p>"
         parts = []
         for (true, predicted), n in self.confusions[:N_PAIRS]:
-            rows = zip(self.truth, self.predicted, self.probability.tolist(), self.texts, strict=True)
-            found = sorted(((p, x) for t, y, p, x in rows if (t, y) == (true, predicted)), reverse=True)
-            quotes = "".join(
-                f"<blockquote>{escape(x[:300])} <small>{p:.0%}</small></blockquote>"
-                for p, x in found[:N_TEXTS]
-            )
-            parts.append(f"<p><b>{escape(true)}</b> taken for <b>{escape(predicted)}</b>: {n}</p>{quotes}")
+            asked = zip(self.truth, self.predicted, strict=True)
+            rows = [row for row, pair in enumerate(asked) if pair == (true, predicted)]
+            rows = sorted(rows, key=lambda row: -self.probability[row])[:N_EXAMPLES]
+            shown = "".join(_shown(self.inputs[row], float(self.probability[row])) for row in rows)
+            words = f"<b>{escape(true)}</b> taken for <b>{escape(predicted)}</b>: {n}"
+            parts.append(f'<div class="pair">{words}<br>{shown}</div>')
         return "".join(parts)
 
     def _matrix(self) -> str:
         counts = Counter(zip(self.truth, self.predicted, strict=True))
         labels = sorted({*self.classes, *self.truth})
+        said = "Rows: true; columns: predicted."
         if len(labels) > MOST_CLASSES:  # of many classes, those that are confused most
             wrong = Counter(label for pair, n in self.confusions for label in pair for _ in range(n))
             labels = sorted(label for label, _ in wrong.most_common(MOST_CLASSES))
+            said += f" The {len(labels)} classes that are confused most."
         total = Counter(self.truth)
         head = "".join(f"<th>{escape(label)}</th>" for label in labels)
         body = []
@@ -126,20 +146,47 @@ class Report:
             cells = []
             for predicted in labels:
                 n = counts[true, predicted]
-                tint = "68,119,170" if true == predicted else "204,51,17"
-                colour = f"rgba({tint},{n / max(total[true], 1):.2f})"
+                tint = "0,114,178" if true == predicted else "213,94,0"
+                colour = f"rgba({tint},{0.75 * n / max(total[true], 1):.2f})"
                 cells.append(f'<td style="background:{colour}">{n or ""}</td>')
             body.append(f"<tr><th>{escape(true)}</th>{''.join(cells)}</tr>")
         table = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-        return f'<div class="matrix">{table}</div>'
+        return f'<p class="note">{said}</p><div class="wide matrix">{table}</div>'
 
     def _calibration(self) -> str:
-        cells = [[f"{p:.0%}", f"{a:.0%}", f"{n:,}"] for p, a, n in self.calibration]
-        return _table(["probability", "accuracy", "answers"], cells)
+        cells = [[f"{p:.0%}", _bar(a), f"{a:.0%}", f"{n:,}"] for p, a, n in self.calibration]
+        said = '<p class="note">Of the answers given this probability, so many were right.</p>'
+        return said + _table(["probability", "", "right", "answers"], cells)
+
+
+def _shown(given: str | Tensor, probability: float) -> str:
+    """One input and the probability of its answer."""
+    if isinstance(given, str):
+        cut = given if len(given) <= LETTERS else f"{given[:LETTERS]} …"
+        return f"<blockquote>{escape(cut)} <small>{probability:.0%}</small></blockquote>"
+    return f'<img alt="answered at {probability:.0%}" title="{probability:.0%}" src="{_picture(given)}">'
+
+
+def _picture(image: Tensor) -> str:
+    """A picture (1 or 3, height, width) as an address that holds it."""
+    pixels = ((255 * image).byte() if image.is_floating_point() else image).cpu().numpy()
+    small = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+    small.thumbnail((SIDE, SIDE))
+    stored = io.BytesIO()
+    small.save(stored, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(stored.getvalue()).decode()}"
+
+
+def _bar(share: float) -> str:
+    return f'<div><i style="width:{share:.0%}"></i></div>'
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def row(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    return f"<table>{row(head, 'th')}{''.join(row(cells, 'td') for cells in rows)}</table>"
+    """Cells are HTML; a column without a head is one of bars."""
+    kinds = ["" if name else ' class="bar"' for name in head]
+    top = "".join(f"<th>{name}</th>" for name in head)
+    body = "".join(
+        f"<tr>{''.join(f'<td{kind}>{cell}</td>' for kind, cell in zip(kinds, row, strict=True))}</tr>"
+        for row in rows
+    )
+    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -134,19 +134,21 @@ class Lesson:
             print(f"✗ does not hold in this run: {text}")
 
     def record(self, method: str, results: Any, *, dataset: Any, note: str = "") -> None:
-        """Adds a row, as in ``make_row``, to the table that ``fewshot run`` and ``results`` collect."""
+        """Adds a row, as in ``make_row``, to the table of the footer, which ``fewshot run`` collects, too."""
         run = {"notebook": self.notebook, "profile": self.profile}
         row = records.make_row(method, results, dataset=dataset, note=note, **run)
         self.rows[tuple(row[name] for name in records.IDENTITY)] = row
-        records.show_row(row)
+        records.store_row(row)
 
     def footer(self) -> None:
-        """Closes the notebook: how it was run, and the table of what it recorded."""
+        """Closes the notebook: how it was run, and, folded, the table of what it recorded."""
         parameters = "the default parameters" if self.is_default else "your own parameters"
         how = f"profile {self.profile}, seed {self.seed}, {parameters}, {_versions()}"
         lines = [f"**{self.notebook}**: {how}."]
         if self.rows:
-            lines += ["", records.markdown_table(list(self.rows.values()), records.SHORT_COLUMNS)]
+            n = "The result" if len(self.rows) == 1 else f"All {len(self.rows)} results"
+            table = records.markdown_table(list(self.rows.values()), records.SHORT_COLUMNS)
+            lines += ["", f"<details><summary>{n} of this notebook</summary>", "", table, "", "</details>"]
         say("\n".join(lines))
 
 

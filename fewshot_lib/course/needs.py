@@ -79,9 +79,7 @@ NEEDS: Mapping[str, Chapter] = MappingProxyType(
             {"train + val": Need("8", "n_shot + n_query"), "test": EPISODES}, pixels=CONV4
         ),
         # All classes are the reader's own, whatever the split: two examples to learn from, one to judge by.
-        "09_your_own_data": Chapter(
-            {"train + val + test": Need("n_way", "n_shot + 2", every=False)}, texts_only=True
-        ),
+        "09_your_own_data": Chapter({"train + val + test": Need("n_way", "n_shot + 2", every=False)}),
     }
 )
 

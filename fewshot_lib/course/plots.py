@@ -24,6 +24,11 @@ Limits = tuple[float, float, float, float]  # left, right, bottom, top
 WORSE_BETTER = (COLOURS[4], "v"), (COLOURS[2], "^")  # colour and marker of a difference that is sure
 
 
+def _percent(results: Sequence[EpisodeResults]) -> np.ndarray:
+    """Means and the ends of their intervals, in percent: (3, n)."""
+    return 100 * np.array([(r.mean, *r.interval) for r in results]).T
+
+
 def interval_plot(
     results: Sequence[EpisodeResults], chance: float | None = None, labels: Sequence[str] | None = None
 ) -> Figure:
@@ -31,8 +36,10 @@ def interval_plot(
     labels = list(labels or [r.method for r in results])
     fig, ax = plt.subplots(figsize=(7, 0.9 + 0.42 * len(results)), layout="constrained")
     rows = np.arange(len(results))[::-1]
-    means, widths = [100 * r.mean for r in results], [100 * r.ci95 for r in results]
-    ax.errorbar(means, rows, xerr=widths, fmt="o", markersize=4, color=COLOURS[0], capsize=5)
+    means, low, high = _percent(results)
+    ax.errorbar(
+        means, rows, xerr=[means - low, high - means], fmt="o", markersize=4, color=COLOURS[0], capsize=5
+    )
     for row, mean in zip(rows, means, strict=True):
         above: dict[str, Any] = {"textcoords": "offset points", "xytext": (0, 7), "ha": "center"}
         ax.annotate(f"{mean:.1f}", (mean, row), fontsize=9, **above)
@@ -74,10 +81,9 @@ def band_plot(
     chance: float | None = None,
 ) -> None:
     """Mean accuracy against x, with the 95 % interval as a band; ``number`` picks colour and marker."""
-    mean = np.array([100 * r.mean for r in results])
-    half = np.array([100 * r.ci95 for r in results])
+    mean, low, high = _percent(results)
     ax.plot(x, mean, color=COLOURS[number], marker=MARKERS[number], label=label)
-    ax.fill_between(x, mean - half, mean + half, color=COLOURS[number], alpha=0.25, linewidth=0)
+    ax.fill_between(x, low, high, color=COLOURS[number], alpha=0.25, linewidth=0)
     ax.set_ylabel("accuracy in % (band: 95 % interval)")
     ax.grid(alpha=0.3)
     if chance is not None:

@@ -1,7 +1,7 @@
 """Results that travel inside a notebook: one row each, collected into one table.
 
-``Lesson.record`` stores a row as an output of its own type in the notebook. Whatever ran the notebook
-(JupyterLab, ``fewshot run``, papermill on a cluster), :func:`collect` finds it again. A row carries
+``Lesson.record`` stores a row, unseen, as an output of its own type in the notebook. Whatever ran it
+(JupyterLab, ``fewshot run``, papermill on a cluster), :func:`collect` finds the row again. It carries
 everything a number must be quoted with: data set, split family, profile, ways, shots, queries, episodes,
 seeds, inductive or transductive. Its accuracies are fractions, not percent. A notebook that a run executed
 carries a stamp, :func:`run_of`; one without holds what its authors once stored.
@@ -20,7 +20,7 @@ MIME = "application/vnd.fewshot.result+json"
 IDENTITY = tuple("kind method dataset split_family n_way n_shot n_query note".split())  # of a measurement
 COLUMNS = tuple(
     "kind notebook method dataset split_family profile n_way n_shot n_query episodes seeds transductive "
-    "mean ci_low ci_high note".split()
+    "mean ci_low ci_high note episodes_id".split()
 )
 TABLE_COLUMNS = (*COLUMNS, "run")  # of rows that were collected: when their notebook was started
 SHORT_COLUMNS = ("method", "dataset", "setting", "measured on", "result", "note")
@@ -61,14 +61,13 @@ def make_row(
         "ci_low": round(low, 6) if math.isfinite(low) else None,
         "ci_high": round(high, 6) if math.isfinite(high) else None,
         "note": note,
+        "episodes_id": getattr(results, "episodes_fingerprint", "")[:16],  # whether two rows can be paired
     }
 
 
-def show_row(row: Mapping[str, Any]) -> None:
-    """Shows the row as a line of text and stores it in the output."""
-    cells = _cells(row)
-    text = " · ".join(cells[name] for name in ("method", "dataset", "setting", "result"))
-    display({"text/plain": f"recorded: {text} ({cells['measured on']})", MIME: dict(row)}, raw=True)
+def store_row(row: Mapping[str, Any]) -> None:
+    """Stores the row in the output; a reader sees nothing of it."""
+    display({"text/html": "", "text/plain": "", MIME: dict(row)}, raw=True)
 
 
 def run_of(notebook: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -131,10 +130,10 @@ def markdown_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = R
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
+def csv_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = TABLE_COLUMNS) -> str:
     """A table for programs: every column of the rows that were collected."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, TABLE_COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

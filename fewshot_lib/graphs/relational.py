@@ -26,6 +26,11 @@ the label+prototype mix (``prototypes.name_mix``).
 All that it sees are cosines, so it gives the same answers in every rotation of the feature space: it has no
 place to keep the direction that means "sports". Transductive, the queries join the sum in (1), each with a
 weight b_qk of its own.
+
+With a ``head`` (``prototypes.names_as_examples``) it starts from that one's answers a_qk, not from the mix,
+and adds to them what the rounds changed; r_qk then holds a_qk, too:
+
+    (3')  p(k | q) ∝ exp(a_qk + (cos(q, c_k) − cos(q, l_k + μ_k) + MLP(r_qk))/τ)
 """
 
 from __future__ import annotations
@@ -38,10 +43,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot_lib.core import check_axes, whole_number
-from fewshot_lib.prototypes import class_means, cosine_logits
+from fewshot_lib.prototypes import NamesAsExamples, class_means, cosine_logits
 
 N_DESCRIPTORS = 4  # of a task
 N_OF_SAMPLE, N_OF_NAME, N_OF_QUERY = (n + N_DESCRIPTORS for n in (5, 3, 9))  # of r_jk, r_k and r_qk
+N_OF_HEAD = 2  # more in r_qk where there is a head
 TEMPERATURE = 0.1  # that of the start, ``name_mix``
 _cosines = partial(cosine_logits, temperature=1.0)
 
@@ -99,8 +105,10 @@ class Relations:
 
     def of_queries(self, classes: Tensor) -> Tensor:
         """r_qk: class nodes (E, N, d) -> (E, M, N, N_OF_QUERY)."""
-        to_supports = _cosines(self.query, self.support).unsqueeze(-1)  # (E, M, S, 1)
-        nearest = (to_supports - 2 * (1 - self.member.unsqueeze(1))).amax(2)  # of the class's own supports
+        n_way = classes.shape[1]
+        absent = self.member.sum(-1).view(len(classes), 1, n_way, -1) == 0  # (E, 1, N, K)
+        to_supports = _cosines(self.query, self.support).unflatten(-1, (n_way, -1))  # (E, M, N, K)
+        nearest = to_supports.masked_fill(absent, -2).amax(-1)  # of the class's own supports
         to_centres = [_cosines(self.query, centres) for centres in (classes, self.names, self.means)]
         numbers = []
         for cosines in (*to_centres, nearest):
@@ -151,6 +159,7 @@ class RelationalNetwork(nn.Module):
     """A few-shot method: support (E, N, K, d), query (E, M, d), names (E, N, d) -> logits (E, M, N), any d.
 
     rounds: how often equation (1) runs. hidden: units of every MLP.
+    head: where it starts, equation (3'); None: at the label+prototype mix.
     use_names: whether it uses the classes' names; without (or without ``names``) their means stand in.
     transductive: whether queries join the sum in (1).
     """
@@ -160,19 +169,20 @@ class RelationalNetwork(nn.Module):
         rounds: int = 2,
         hidden: int = 16,
         *,
+        head: NamesAsExamples | None = None,
         use_names: bool = True,
         transductive: bool = False,
         name: str = "relational attention",
     ) -> None:
         super().__init__()
         whole_number(1, rounds=rounds, hidden=hidden)
-        self.uses_names, self.transductive, self.name = use_names, transductive, name
+        self.head, self.uses_names, self.transductive, self.name = head, use_names, transductive, name
         self.support_mlps = nn.ModuleList(_mlp(N_OF_SAMPLE, hidden, 2) for _ in range(rounds))
         self.name_mlps = nn.ModuleList(_mlp(N_OF_NAME, hidden, 1) for _ in range(rounds))
         self.query_mlps = nn.ModuleList(
             _mlp(N_OF_SAMPLE, hidden, 1) for _ in range(rounds if transductive else 0)
         )
-        self.readout = _mlp(N_OF_QUERY, hidden, 1)
+        self.readout = _mlp(N_OF_QUERY + (N_OF_HEAD if head else 0), hidden, 1)
 
     def forward(
         self,
@@ -182,10 +192,17 @@ class RelationalNetwork(nn.Module):
         support_mask: Tensor | None = None,
         query_mask: Tensor | None = None,
     ) -> Tensor:
-        relations = Relations.of(support, query, names if self.uses_names else None, support_mask)
-        classes = self.class_nodes(relations, query_mask)[-1]
-        logits = cosine_logits(relations.query, classes, TEMPERATURE)
-        return logits + self.readout(relations.of_queries(classes))[..., 0] / TEMPERATURE
+        names = names if self.uses_names else None
+        relations = Relations.of(support, query, names, support_mask)
+        start, *_, classes = self.class_nodes(relations, query_mask)
+        logits, r = cosine_logits(relations.query, classes, TEMPERATURE), relations.of_queries(classes)
+        if self.head is not None:
+            with torch.no_grad():  # it has nothing to learn
+                answers = self.head(support, query, names, support_mask)
+            logits = logits - cosine_logits(relations.query, start, TEMPERATURE) + answers
+            centred = answers - answers.mean(-1, keepdim=True)
+            r = torch.cat([r, torch.stack([centred * TEMPERATURE, answers.softmax(-1)], -1)], -1)
+        return logits + self.readout(r)[..., 0] / TEMPERATURE
 
     def class_nodes(self, relations: Relations, query_mask: Tensor | None = None) -> list[Tensor]:
         """The class nodes at the start and after every round, each (E, N, d)."""

@@ -30,6 +30,7 @@ from fewshot_lib.core import (
     feature_rows,
     fit,
     for_model,
+    in_shares,
     one_cycle,
 )
 from fewshot_lib.data.dataset import ClassDataset
@@ -63,7 +64,8 @@ def meta_loss(
     for start in range(0, n_tasks, chunk):
         some = Tasks(*tree_map(lambda leaf, start=start: leaf[start : start + chunk], tuple(tasks)))
         share, labels = len(some.query_labels) / n_tasks, some.query_labels.flatten(0, 1)
-        outputs, _, becomes = learner.run(*some[:3], at, progress < first_order_until)
+        run = partial(learner.run, at=at, first_order=progress < first_order_until)
+        outputs, _, becomes = in_shares(run, *some[:3])
         losses = [weights[s] * learner.loss(outputs[:, i].flatten(0, 1), labels) for i, s in enumerate(at)]
         found = {"loss": sum(losses), **_accuracy(outputs[:, -1], some.query_labels)}
         part: dict[str, Any] = {name: share * value for name, value in found.items()}
@@ -93,7 +95,8 @@ def reptile_loss(learner: MAML, tasks: Tasks, progress: float = 1.0) -> dict[str
     examples = tree_map(lambda a, b: torch.cat([a, b], 1), tasks.support, tasks.query)
     labels = torch.cat([tasks.support_labels, tasks.query_labels], 1)
     with torch.no_grad():
-        outputs, adapted, averages = learner.run(examples, labels, examples, [learner.inner_steps], True)
+        run = partial(learner.run, at=[learner.inner_steps], first_order=True)
+        outputs, adapted, averages = in_shares(run, examples, labels, examples)
     if learner.training:
         learner.step_norms.keep(learner.model, [(1.0, averages)])
     starts = {name: learner.model.get_parameter(name) for name in learner.adapted}

@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewshot_lib.core import extra, one_of, random_numbers
+from fewshot_lib.core import extra, mean_over_processes, one_of, random_numbers
 
 _TINY = 1e-8  # a loss of 0 has no ratio to another
 
@@ -92,6 +92,7 @@ class Balancer(nn.Module):
             raise ValueError(f"{found}: give one loss per task.")
         known = self.needs_gradients or record_gradients
         gradients = task_gradients(losses, parameters) if known else losses.new_empty(self.n_tasks, 0)
+        mean_over_processes([gradients])
         weights = self.weigh(losses.detach(), gradients).to(losses)
         if self.needs_gradients:
             parts = (weights @ gradients).split([p.numel() for p in parameters])

@@ -20,6 +20,7 @@ Tasks are as in ``tasks``, with token ids (n, L) in place of features: ``encoder
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,11 +32,15 @@ from fewshot_lib.core import (
     History,
     Settings,
     Stateful,
+    autocast,
+    bfloat16_asked,
     evaluate,
     fit,
+    in_shares,
     one_cycle,
     random_numbers,
     rate,
+    start_alike,
 )
 from fewshot_lib.encoders import TokenEncoder, encode
 from fewshot_lib.multitask.tasks import Task, TaskSampler
@@ -67,7 +72,6 @@ def tune_encoder(
     *,
     geometry: float = 40.0,
     lr: float = 3e-4,
-    bf16: bool = False,
     batch_size: int = 24,
     n_validation: int = 200,
     **loop: Any,
@@ -76,7 +80,7 @@ def tune_encoder(
 
     samplers: one is asked in a step, in turn; their tasks have token ids (n, L), and (C, L) of class names.
     geometry: λ; the frozen encoder is the encoder as it comes. The history has the term without λ.
-    bf16: matrix products in bfloat16. batch_size: texts encoded at a time, of about the same length.
+    batch_size: texts encoded at a time, of about the same length.
     n_validation: episodes of ``validation_accuracy`` at the lowest and at the highest n_shot. The best mean
         over tasks stays; where no task has two validation classes, the last encoder.
     loop: see ``core.Loop``.
@@ -94,24 +98,24 @@ def tune_encoder(
         task.sampler("val", 2, shots[-1], 1, seed)
 
     def validate() -> float:
-        with torch.autocast(learnt[0].device.type, torch.bfloat16, enabled=bf16):
-            found = [validation_accuracy(encoder, t, shots, n_way, n_validation, seed=seed) for t in able]
+        found = [validation_accuracy(encoder, t, shots, n_way, n_validation, seed=seed) for t in able]
         return sum(found) / len(found)
 
-    optimizer = torch.optim.AdamW(learnt, lr)
+    optimizer, bfloat16 = torch.optim.AdamW(learnt, lr), bfloat16_asked(learnt[0].device)
     states: dict[str, Stateful] = {
-        "settings": Settings(training=[geometry, lr, bf16, n_validation, loop.get("validate_every")])
+        "settings": Settings(training=[geometry, lr, bfloat16, n_validation, loop.get("validate_every")])
     }
     states |= {f"sampler {i}": sampler for i, sampler in enumerate(samplers)}
     loop = {"label": "tuning the encoder", "validate": validate if able else None} | loop
     loop |= {"scheduler": one_cycle(optimizer, n_steps), "states": states}
-    return fit(_step(encoder, samplers, geometry, bf16, batch_size), encoder, optimizer, n_steps, **loop)
+    return fit(_step(encoder, samplers, geometry, batch_size), encoder, optimizer, n_steps, **loop)
 
 
 def _step(
-    encoder: TokenEncoder, samplers: Sequence[TaskSampler], geometry: float, bf16: bool, batch_size: int
+    encoder: TokenEncoder, samplers: Sequence[TaskSampler], geometry: float, batch_size: int
 ) -> Callable[[int], dict[str, Tensor]]:
     """One step for ``fit``: the episodes of one sampler, encoded by the encoder as it is and as it was."""
+    start_alike(encoder)  # before it is copied
     frozen = copy.deepcopy(encoder).eval().requires_grad_(False)
     device = next(encoder.parameters()).device
 
@@ -120,10 +124,10 @@ def _step(
         assert joint.names is not None  # checked before
         texts = (joint.support, joint.query, joint.names)  # token ids, (..., L)
         ids = torch.cat([part.flatten(0, -2) for part in texts]).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            features = encoder.in_batches(ids, batch_size).float()
+        with autocast(device):
+            features = in_shares(partial(encoder.in_batches, batch_size=batch_size), ids).float()
             with torch.no_grad():
-                before = frozen.in_batches(ids, batch_size).float()
+                before = in_shares(partial(frozen.in_batches, batch_size=batch_size), ids).float()
         shapes = [part.shape[:-1] for part in texts]
         parts = features.split([shape.numel() for shape in shapes])
         support, query, names = [p.unflatten(0, shape) for p, shape in zip(parts, shapes, strict=True)]

@@ -37,6 +37,7 @@ from fewshot_lib.core import (
     evaluation_mode,
     few_shot_method,
     fit,
+    in_shares,
     one_cycle,
     rate,
     whole_number,
@@ -101,9 +102,14 @@ def _step(
     names = [task.name for task in sampler.tasks]
     learnt = [p for p in model.parameters() if p.requires_grad]
 
+    def answers(episodes: dict[str, Tensor]) -> Tensor:
+        return _answers(model, JointEpisodes(**episodes))
+
     def step(i: int) -> dict[str, Tensor]:
         joint = sampler.sample()
-        logits = _answers(model, joint)
+        # linked episodes belong together: each of several processes then computes all of them
+        linked = getattr(model, "uses_groups", False)
+        logits = answers(vars(joint)) if linked else in_shares(answers, vars(joint))
         per_query = F.cross_entropy(logits.mT, joint.query_labels, reduction="none")  # (E, M)
         losses = per_query.mean(1).view(len(names), -1).mean(1)
         recorded = record_every is not None and i % record_every == 0

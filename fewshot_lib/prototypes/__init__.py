@@ -2,7 +2,8 @@
 
 Beside them the baselines that every result must be compared with (``baselines``): names alone, names +
 prototypes, SimpleShot, logistic regression. And the strongest of them, logistic regression in which a name is
-one more example (``names_as_examples``).
+one more example (``names_as_examples``); and, transductive, prototypes that the queries move
+(``with_queries``).
 """
 
 from fewshot_lib.prototypes.baselines import (
@@ -23,4 +24,5 @@ from fewshot_lib.prototypes.means import (
     squared_euclidean_logits,
     train_prototypical,
 )
-from fewshot_lib.prototypes.name_examples import NamesAsExamples, SoftmaxHead, names_as_examples
+from fewshot_lib.prototypes.name_examples import NamesAsExamples, SoftmaxHead, fit_softmax, names_as_examples
+from fewshot_lib.prototypes.with_queries import SoftKMeans

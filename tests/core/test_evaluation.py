@@ -78,6 +78,19 @@ def test_all_episodes_at_once_equal_one_at_a_time(n_shot):
     assert results.n_query == (4 if n_shot == 2 else 2)
 
 
+@pytest.mark.parametrize(("width", "sizes"), [(8, [1000, 1]), (2**10, 6 * [163] + [23]), (2**13, [32, 8])])
+def test_fewer_episodes_are_taken_at_once_where_features_are_wide(width, sizes):
+    taken, n_episodes = [], sum(sizes)
+
+    @few_shot_method("counting", transductive=False)
+    def counting(support, query):
+        taken.append(len(support))
+        return support.new_zeros(*query.shape[:2], support.shape[1])
+
+    evaluate(counting, episodes_of(n_episodes), torch.ones(len(LABELS), 1).expand(-1, width))
+    assert taken == sizes  # of 25 rows each: 16 MB, but 32 episodes at least and 1,000 at most
+
+
 def test_evaluating_builds_no_graph_and_tells_a_transductive_method_which_queries_are_left_out():
     calls = []
 
@@ -161,6 +174,9 @@ def test_several_seeds_give_the_interval_over_seeds():
         ([0.80, 0.82, 0.81], "better than"),
         ([0.2, 0.21, 0.2], "worse than"),
         ([0.2, 0.9, 0.5], "not told apart from"),
+        ([0.503, 0.5031, 0.5029], "barely better than"),
+        ([0.4979, 0.498, 0.4981], "barely worse than"),
+        ([0.49, 0.51, 0.5001], "not told apart from"),
     ],
 )
 def test_a_difference_says_which_way_and_by_how_many_points(accuracies, verdict):
@@ -168,9 +184,18 @@ def test_a_difference_says_which_way_and_by_how_many_points(accuracies, verdict)
     difference = compare_paired(first, results_of([[0.5, 0.5, 0.5]], name="full", transductive=True))
     assert (difference.verdict, difference.kind, difference.transductive) == (verdict, "difference", True)
     low, high = (100 * v for v in difference.interval)
-    points = f"{100 * (sum(accuracies) / 3 - 0.5):+.1f} points"
-    assert difference.in_words == f"{points} (95 % interval {low:+.1f} to {high:+.1f})"
+    mean = 100 * (sum(accuracies) / 3 - 0.5)
+    digits = 2 if abs(mean) < 1 else 1  # two differences that round to 0.1 may differ in everything else
+    mean, low, high = (f"{value:+.{digits}f}" for value in (mean, low, high))
+    assert difference.in_words == f"{mean} points (95 % interval {low} to {high})"
     assert str(difference) == f"full − graph is {verdict} full: {difference.in_words}, 3 episodes"
+
+
+def test_no_interval_leaves_what_is_possible():
+    nearly = results_of([[1.0, 1.0, 0.97]])
+    assert nearly.mean + nearly.ci95 > 1 and nearly.interval == (nearly.mean - nearly.ci95, 1.0)
+    assert results_of([[0.0, 0.0, 0.03]]).interval[0] == 0
+    assert compare_paired(results_of([[0.0, 0.0, 0.1]]), results_of([[1.0] * 3])).interval[0] == -1
 
 
 def test_results_of_accuracies_take_the_facts_from_method_and_episodes():

@@ -11,6 +11,7 @@ from fewshot_lib.core import (
     EpisodeSampler,
     History,
     autocast,
+    bfloat16_asked,
     evaluation_mode,
     fit,
     one_cycle,
@@ -270,9 +271,29 @@ def test_one_seed_seeds_python_numpy_and_torch():
     assert numbers(3) == numbers(3) and not set(numbers(3)) & set(numbers(4))
 
 
-def test_a_device_this_machine_lacks_is_named_and_a_cpu_calculates_in_float32():
+@pytest.mark.parametrize(
+    ("asked", "has", "dtype"),
+    [
+        ("", {"amx_bf16": True, "avx512_bf16": True}, torch.float32),  # exact results unless asked
+        ("1", {"avx512_bf16": True}, torch.bfloat16),
+        ("1", {"amx_bf16": True}, torch.bfloat16),
+        ("1", {"avx512_f": True}, torch.float32),  # would only be emulated, slower
+    ],
+)
+def test_a_cpu_calculates_in_bfloat16_where_it_is_asked_to_and_has_it(asked, has, dtype, monkeypatch):
+    monkeypatch.setenv("FEWSHOT_BF16", asked)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
     with autocast(torch.device("cpu")):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+def test_a_torch_that_does_not_say_what_the_processor_has_calculates_in_float32(monkeypatch):
+    monkeypatch.setenv("FEWSHOT_BF16", "1")
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not bfloat16_asked(torch.device("cpu"))
+
+
+def test_a_device_this_machine_lacks_is_named():
     with pytest.raises(ValueError, match="`device` is 'quantum'.*'cpu'"):
         pick_device("quantum")
     assert pick_device("cpu:0") == torch.device("cpu:0")

@@ -22,8 +22,11 @@ def add_{n}(x):
     return {answer}
 
 course.check(add_{n}, cases=[(1,), (2,)])"""
-ANSWER = "<details><summary>Answer</summary>\n\nYes.\n\n</details>\n"
-QUIZ = "## Quiz\n\n" + "\n".join(f"Question {i}\n\n{ANSWER}" for i in (1, 2, 3))
+OPTION = "<details><summary>{} · this</summary>\n\n{}, because.\n\n</details>\n"
+QUESTIONS = [
+    "".join(OPTION.format(letter, "Yes" if letter == right else "No") for letter in "ABC") for right in "BCA"
+]
+QUIZ = "## Quiz\n\n" + "\n".join(f"**Question?**\n\n{options}" for options in QUESTIONS)
 
 
 @pytest.fixture(autouse=True)

@@ -135,3 +135,4 @@ def test_the_footer_holds_every_recorded_row_once(displayed, results, glyphs):
     lesson.footer()
     footer = displayed[-1][0]["text/markdown"]
     assert footer.count("| A |") == footer.count("| B |") == 1
+    assert "<details><summary>All 2 results of this notebook</summary>\n\n| method" in footer

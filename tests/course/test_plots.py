@@ -51,7 +51,8 @@ def test_interval_plot_draws_means_intervals_and_chance_the_first_result_on_top(
     (container,) = ax.containers
     assert container.lines[0].get_xdata().tolist() == pytest.approx([30, 85])
     assert container.lines[0].get_ydata().tolist() == [1, 0] == ax.get_yticks().tolist()
-    assert width(container) == pytest.approx([200 * r.ci95 for r in rows])
+    ends = [(100 * r.interval[0], 100 * r.interval[1]) for r in rows]
+    assert width(container) == pytest.approx([high - low for low, high in ends])
     assert any(list(line.get_xdata()) == [20, 20] for line in ax.lines) and ax.get_xlim() == (0, 103)
     assert [text.get_text() for text in ax.texts] == ["30.0", "85.0", " chance"]
     assert names_on_y(ax) == ["first", "second"]

@@ -118,6 +118,19 @@ def test_a_cache_that_cannot_be_written_is_named_before_any_work(tmp_path, monke
     assert encoder.encoded == 0
 
 
+def test_features_in_bfloat16_are_kept_apart_and_in_half_the_room(cache, monkeypatch):
+    monkeypatch.setattr(features, "bfloat16_asked", lambda device: asked)
+    torch.manual_seed(0)
+    encoder, found, some = nn.Linear(64, 64), {}, dataset_of(torch.randn(50, 64))
+    for asked in (False, True):
+        found[asked] = extract_features(encoder, some)
+        assert torch.equal(found[asked], extract_features(encoder, some))  # from the cache
+    assert found[True].dtype == torch.float32 and not torch.equal(found[True], found[False])
+    torch.testing.assert_close(found[True], found[False], atol=0.02, rtol=0.02)
+    small, large = sorted(path.stat().st_size for path in cache.rglob("*.safetensors"))
+    assert small < 0.7 * large
+
+
 def test_the_fingerprint_follows_weights_buffers_names_class_and_architecture_and_takes_bfloat16():
     a, b = Conv4(width=4), Conv4(width=4)
     assert encoder_fingerprint(a) != encoder_fingerprint(b)

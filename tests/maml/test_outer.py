@@ -180,7 +180,7 @@ def peak(n_tasks, **options):
     """The most bytes that a meta-step holds at one time."""
     learner = MAML(net("batch"), inner_steps=3, **options)
     t = tasks(n_tasks=n_tasks, n_support=30, n_query=60)
-    with benchmark("maml").Operations() as memory:
+    with benchmark("speed/operations").Operations() as memory:
         gradients(learner, t)
     return memory.peak
 

@@ -1,4 +1,6 @@
-"""Chapter 02: class means with a mask, the linear head, the cosine of normalised vectors, medians."""
+"""Chapter 02: class means with a mask, the linear head, the cosine of normalised vectors, medians, ways."""
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +32,14 @@ def colleague(support: Tensor, query: Tensor) -> Tensor:
 def median_prototypes(support: Tensor) -> Tensor:
     """support (E, N, K, d) -> median of each feature (E, N, d); of an even number, the middle two's mean."""
     return torch.quantile(support, 0.5, dim=-2)
+
+
+def fewer_ways(train: Callable, on_test: Callable, n_images: int, per_way: int) -> Callable[[int], float]:
+    """The experiment: accuracy of a ProtoNet trained on n_way-way episodes, on the same number of images.
+
+    train(n_way, steps) -> network. on_test(network) -> its result. per_way: images of a class in an episode.
+    """
+    return lambda n_way: on_test(train(n_way, max(1, n_images // (n_way * per_way)))).mean
 
 
 MISTAKES = {

@@ -4,12 +4,13 @@ What a notebook must contain, in words that are looked for:
 
 - a first cell that opens with ``# ``; "After this notebook you can"; a ``parameters`` cell;
 - a cell tagged ``nbval-check-output``: toy numbers, the same in every profile, which the tests compare;
-- a "Predict" prompt (a heading or bold text), and headings with "Quiz" (three questions or more, each answer
-  in ``<details>``), "Recap" and "References";
+- a "Predict" prompt (a heading or bold text), and headings with "Quiz", "Recap" and "References";
+- three questions or more under "Quiz", their options ``<details>`` named "A · …" and so on, of which one
+  answers "Yes" or "Right", not always under the same letter;
 - three exercises or more: a code cell tagged ``exercise`` with the stub and ``course.check``, before it three
-  ``<details>`` whose summary says "Hint", after it the solution in a markdown cell tagged ``solution``.
+  ``<details>`` whose summary says "Hint", after it the solution, folded, in a cell tagged ``solution``.
 
-A notebook whose metadata say ``"fewshot": {"kind": "start"}`` needs only the first two lines of these.
+A notebook whose metadata say ``"fewshot": {"kind": "start"}`` needs fewer of these.
 """
 
 import ast
@@ -45,6 +46,7 @@ _CODE_OR_MATH = re.compile(r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$", re.DO
 _TYPED_PERCENT = re.compile(r"\d+[.,]\d+\s?(?:%|percent\b)")
 _MARKDOWN_IMAGE = re.compile(r"!\[([^\]]*)\]\(\s*<?([^)\s>]*)")
 _SUMMARY_WITHOUT_BLANK_LINE = re.compile(r"</summary>(?![ \t]*\n[ \t]*\n)")
+_OPTION = re.compile(r"<summary>([A-F]) · [^<]*</summary>\s*(Yes\b|Right\b)?")
 _HINT = re.compile(r"<details>\s*<summary>[^<]*\bHint\b", re.IGNORECASE)
 _LIBRARY_IMPORT = re.compile(r"^(?:from|import) fewshot_lib\b", re.MULTILINE)
 # What may be the size of an episode, the functions that take one, and what leaves numbers numbers.
@@ -298,11 +300,23 @@ def sections(notebook: NotebookNode) -> Iterator[str]:
     for name, pattern in needed.items():
         if not re.search(pattern, prose, re.MULTILINE):
             yield f"it lacks {name}."
-    quiz = re.split(r"^#+ .*\bQuiz\b.*$", prose, maxsplit=1, flags=re.MULTILINE)
-    if len(quiz) == 2:
-        n_questions = re.split(r"^#+ ", quiz[1], maxsplit=1, flags=re.MULTILINE)[0].count("<details>")
-        if n_questions < N_QUESTIONS:
-            yield f"the quiz has {n_questions} answers in <details>; {N_QUESTIONS} are the least."
+
+
+def quiz(notebook: NotebookNode) -> Iterator[str]:
+    """Each question has one right option, and its letter tells nothing."""
+    prose = "\n".join(cell.source for _, cell in _numbered(notebook, "markdown"))
+    part = re.split(r"^#+ .*\bQuiz\b.*$", prose, maxsplit=1, flags=re.MULTILINE)[1:]
+    found = _OPTION.findall(re.split(r"^#+ ", part[0], maxsplit=1, flags=re.MULTILINE)[0]) if part else []
+    starts = [i for i, (letter, _) in enumerate(found) if letter == "A"]
+    questions = [found[i:j] for i, j in itertools.pairwise([*starts, len(found)])]
+    if part and len(questions) < N_QUESTIONS and not _is_start(notebook):
+        yield f"the quiz has {len(questions)} questions with options; {N_QUESTIONS} are the least."
+    right = [[letter for letter, yes in options if yes] for options in questions]
+    for number, letters in enumerate(right, start=1):
+        if len(letters) != 1:
+            yield f"question {number} of the quiz has {len(letters)} right options; it needs 1."
+    if len(right) > 1 and right[0] and all(letters == right[0] for letters in right):
+        yield f"the right option of every question is {right[0][0]}: shuffle them."
 
 
 def markdown_form(notebook: NotebookNode) -> Iterator[str]:
@@ -333,6 +347,8 @@ def exercises(notebook: NotebookNode) -> Iterator[str]:
         except ValueError as error:
             yield f"{where}: {error}"
             continue
+        if not notebook.cells[i + 1].source.startswith("<details>"):
+            yield f"{where}: its solution stands open under it: fold it into <details>."
         yield from (f"{where}, its solution: {problem}" for problem in _stub_problems(solution, solved=True))
 
 
@@ -352,5 +368,6 @@ def _stub_problems(source: str, solved: bool) -> Iterator[str]:
 
 
 _OF_RUNS = executed_in_order, clean_outputs, alternative_texts, nothing_of_this_machine, toy_numbers
-_OF_WRITING = plain_short_code, parameters_cell, sizes_from_parameters, sections, markdown_form, exercises
-RULES: tuple[Callable[[NotebookNode], Iterator[str]], ...] = _OF_RUNS + _OF_WRITING
+_OF_WRITING = plain_short_code, parameters_cell, sizes_from_parameters, sections, markdown_form
+_OF_PRACTICE = exercises, quiz
+RULES: tuple[Callable[[NotebookNode], Iterator[str]], ...] = (*_OF_RUNS, *_OF_WRITING, *_OF_PRACTICE)

@@ -29,6 +29,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
+from fewshot_lib.core import positive
 from fewshot_lib.course.machine import PACKAGE_ROOT
 from fewshot_lib.course.records import STAMP
 from fewshot_lib.course.running.parameters import INJECTED_TAG, tags
@@ -36,6 +37,7 @@ from fewshot_lib.data.cache import atomic_write
 
 STARTUP_SECONDS = 60
 GRACE = 20  # seconds that a kernel gets to end after Ctrl-C, or that a time limit gets to take effect
+MOST_SECONDS = 10**7  # for one cell: 116 days
 PATHS = ("FEWSHOT_CACHE", "FEWSHOT_DATA")  # settings that name a directory
 STAMPS = (STAMP, "papermill", "widgets")  # metadata of a notebook that a run leaves
 _TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -54,16 +56,28 @@ class ThisInterpreter(KernelSpecManager):
 
 @dataclass(frozen=True)
 class Outcome:
-    """An executed notebook, the seconds that took, and where and why it stopped, if it did."""
+    """An executed notebook, the seconds that took, and where and why it stopped, if it did.
+
+    peak_memory: bytes of its process and of those that it started, the most that was seen at one time.
+    """
 
     notebook: NotebookNode
     seconds: float
     failure: str
+    peak_memory: int = 0
 
 
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_timeout(timeout: float | None) -> None:
+    """Refuses a time limit of a cell that is none; None means that of the profile."""
+    if timeout is not None:
+        positive(timeout=timeout)
+        if timeout > MOST_SECONDS:
+            raise ValueError(f"`timeout` is {timeout}: give at most {MOST_SECONDS:,} seconds.")
 
 
 def kernel_environment(threads: int, **changes: str | None) -> dict[str, str]:
@@ -161,11 +175,11 @@ class NoSignOfLife(Exception):
     """A notebook neither went on nor stopped at its time limits."""
 
 
-def _interruptible(work: Coroutine[Any, Any, Any], overdue: Callable[[], bool] = lambda: False) -> None:
+def _interruptible(work: Coroutine[Any, Any, Any], watch: Callable[[], None] = lambda: None) -> None:
     """Runs a coroutine in a thread, so that Ctrl-C reaches this one and ends the work in order.
 
     In the main thread nbclient takes the signal for itself, and the run would go on with the next notebook;
-    and there a loop may be running already, as in Jupyter. overdue: whether to give up, with NoSignOfLife.
+    and there a loop may be running already, as in Jupyter. watch: called now and then; raises to give up.
     """
     loop = asyncio.new_event_loop()
     task = loop.create_task(_to_the_end(work))
@@ -183,8 +197,7 @@ def _interruptible(work: Coroutine[Any, Any, Any], overdue: Callable[[], bool] =
     threading.Thread(target=drive, daemon=True).start()
     try:
         while not finished.wait(0.2):
-            if overdue():
-                raise NoSignOfLife
+            watch()
     except BaseException:  # Ctrl-C, the time limit of a test, or that above
         with contextlib.suppress(RuntimeError):  # it has just ended by itself
             loop.call_soon_threadsafe(task.cancel)
@@ -212,14 +225,16 @@ def execute(
     environment: dict[str, str],
     timeout: float,
     on_cell: Callable[[int], None] = lambda position: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Runs the notebook (changed in place) in ``directory`` and returns what became of it.
 
     timeout: seconds for each cell. on_cell: called with the position of every code cell before it runs.
+    stopped: for a thread that Ctrl-C does not reach, whether to stop as by Ctrl-C.
     An interrupt (Ctrl-C) stops the kernel and is passed on. Outputs are of this run alone.
     """
     clear(notebook)
-    position, begin = -1, time.monotonic()
+    position, begin, peak = -1, time.monotonic(), 0
     last_sign = begin
 
     def started(cell: NotebookNode, cell_index: int) -> None:
@@ -227,12 +242,17 @@ def execute(
         position, last_sign = cell_index, time.monotonic()
         on_cell(cell_index)
 
-    def overdue() -> bool:
-        return time.monotonic() - last_sign > max(timeout, STARTUP_SECONDS) + 2 * GRACE
+    def watch(process: int | None) -> None:
+        nonlocal peak
+        if stopped():
+            raise KeyboardInterrupt
+        peak = max(peak, _memory(process))
+        if time.monotonic() - last_sign > max(timeout, STARTUP_SECONDS) + 2 * GRACE:
+            raise NoSignOfLife
 
     error, traceback = "", ""
     try:
-        _in_a_kernel(notebook, directory, environment, timeout, started, overdue)
+        _in_a_kernel(notebook, directory, environment, timeout, started, watch)
     except CellExecutionError as raised:
         error, traceback = f"{raised.ename}: {_plain(raised.evalue)}", raised.traceback
     except (CellTimeoutError, NoSignOfLife):
@@ -243,8 +263,20 @@ def execute(
         error = _plain(str(raised))
     seconds = time.monotonic() - begin
     if error and position < 0:
-        return Outcome(notebook, seconds, f"its Python process did not start: {error}")
-    return Outcome(notebook, seconds, error and f"{_place(notebook, position, traceback)}: {error}")
+        return Outcome(notebook, seconds, f"its Python process did not start: {error}", peak)
+    return Outcome(notebook, seconds, error and f"{_place(notebook, position, traceback)}: {error}", peak)
+
+
+def _memory(process: int | None) -> int:
+    """Bytes that a process and those that it started take now; 0 where there is none."""
+    import psutil  # comes with ipykernel
+
+    try:
+        first = psutil.Process(process) if process else None
+        family = [first, *first.children(recursive=True)] if first else []
+        return sum(member.memory_info().rss for member in family)
+    except psutil.Error:  # one of them has just ended
+        return 0
 
 
 def _in_a_kernel(
@@ -253,9 +285,12 @@ def _in_a_kernel(
     environment: dict[str, str],
     timeout: float,
     started: Callable[[NotebookNode, int], None],
-    overdue: Callable[[], bool],
+    watch: Callable[[int | None], None],
 ) -> None:
-    """Runs the cells in a new kernel, and leaves none behind, whatever happens."""
+    """Runs the cells in a new kernel, and leaves none behind, whatever happens.
+
+    watch: called now and then with the id of its process, None before there is one; raises to give up.
+    """
     # A context of our own. The manager would end its own while the thread that listens to the heartbeat still
     # uses it, which zeromq does not allow: if that thread opens a socket just then, the end never comes.
     context = zmq.asyncio.Context()
@@ -271,15 +306,19 @@ def _in_a_kernel(
         resources={"metadata": {"path": str(directory)}},
         on_cell_start=started,
     )
+
+    def process() -> Any:
+        return getattr(manager.provisioner, "process", None)
+
     try:
-        _interruptible(client.async_execute(cleanup_kc=True, env=environment), overdue)
+        work = client.async_execute(cleanup_kc=True, env=environment)
+        _interruptible(work, lambda: watch(getattr(process(), "pid", None)))
     finally:
         atexit.unregister(
             client._cleanup_kernel
         )  # else a client that hangs would hang the end of this process
-        process = getattr(manager.provisioner, "process", None)
-        if process is not None and process.poll() is None:
-            process.kill()
+        if (running := process()) is not None and running.poll() is None:
+            running.kill()
         # In a thread that nothing waits for: a socket that is still open holds up the end of its context.
         threading.Thread(target=context.destroy, kwargs={"linger": 0}, daemon=True).start()
 

@@ -32,10 +32,10 @@ class Collected(NamedTuple):
 
 def stamp(notebook: NotebookNode, facts: Mapping[str, Any]) -> None:
     """Writes into the metadata what identifies the run."""
-    notebook.metadata[records.STAMP] = dict(facts) | {"cells": _fingerprint(notebook)}
+    notebook.metadata[records.STAMP] = dict(facts) | {"cells": fingerprint(notebook)}
 
 
-def _fingerprint(notebook: Mapping[str, Any]) -> str:
+def fingerprint(notebook: Mapping[str, Any]) -> str:
     """A hash of what people write in a notebook; outputs are not part of it."""
     cells = [(cell["cell_type"], cell["source"].rstrip("\n")) for cell in notebook["cells"]]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
@@ -76,7 +76,7 @@ def _not_ours(out: Path, names: set[str]) -> Iterable[Path]:
             if path.stem in names:
                 yield path
             continue
-        ours = notebook.metadata.get(records.STAMP, {}).get("cells") == _fingerprint(notebook)
+        ours = notebook.metadata.get(records.STAMP, {}).get("cells") == fingerprint(notebook)
         if records.run_of(notebook) is None or (path.stem in names and not ours):
             yield path
     for name in names:

@@ -51,7 +51,7 @@ def run(
     profile = resolve_profile(values.get("profile"))
     notebooks = {path: read_notebook(path) for path in paths}
     parameter_cells.check_all({path.stem: notebook for path, notebook in notebooks.items()}, values)
-    prepared = {path: _prepared(path, notebook, values, solutions) for path, notebook in notebooks.items()}
+    prepared = {path: prepare(path, notebook, values, solutions) for path, notebook in notebooks.items()}
     output.check_names(paths)
     output.check_place(out, paths)
     check_loopback()
@@ -115,22 +115,34 @@ def check_dataset(
     """Refuses a data set that cannot be read, or that a notebook cannot run on; ``None`` is left to them."""
     if values.get("dataset") is None:
         return
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        dataset = data.load(values["dataset"])
-    for note in dict.fromkeys(str(warning.message) for warning in caught):
-        say(f"note: {note}")
+    dataset = load_noting(values["dataset"], say)
     problems = {}
     for path, notebook in notebooks.items():
-        sizes = {**PARAMETER_DEFAULTS, **parameter_cells.declared(notebook), **values}
-        n_way, n_shot, n_query = (sizes[name] for name in ("n_way", "n_shot", "n_query"))
-        if found := needs.problems(path.stem, dataset, n_way, n_shot, n_query):
+        if found := problems_of(path, notebook, values, dataset):
             problems[path.stem] = found
     if problems:
         lines = [f"  {name}: {problem}" for name, found in problems.items() for problem in found]
         good = [path.stem for path in notebooks if path.stem not in problems]
         rest = f"`fewshot run {' '.join(good)}` with the same options runs." if good else ""
         raise ValueError("\n".join(["Nothing was run, for these reasons:", *lines, *filter(None, [rest])]))
+
+
+def load_noting(source: Any, say: Callable[[str], None]) -> data.ClassDataset:
+    """The data set; what its loader warns of is said as notes."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        dataset = data.load(source)
+    for note in dict.fromkeys(str(warning.message) for warning in caught):
+        say(f"note: {note}")
+    return dataset
+
+
+def problems_of(
+    path: Path, notebook: NotebookNode, values: Mapping[str, Any], dataset: data.ClassDataset
+) -> list[str]:
+    """Why the notebook cannot run with these parameter values on the data set, a sentence each."""
+    sizes = {**PARAMETER_DEFAULTS, **parameter_cells.declared(notebook), **values}
+    return needs.problems(path.stem, dataset, *(sizes[name] for name in ("n_way", "n_shot", "n_query")))
 
 
 def _to_terminal(text: str) -> None:
@@ -143,7 +155,8 @@ def _shows_cells(line: str, n_cells: int) -> Callable[[int], None]:
     return lambda position: _to_terminal(f"{line} {position + 1} of {n_cells}")
 
 
-def _prepared(path: Path, notebook: NotebookNode, values: Mapping[str, Any], solutions: bool) -> NotebookNode:
+def prepare(path: Path, notebook: NotebookNode, values: Mapping[str, Any], solutions: bool) -> NotebookNode:
+    """The notebook with these parameter values, perhaps with its exercises filled in."""
     try:
         return parameter_cells.inject(fill_solutions(notebook) if solutions else notebook, values)
     except ValueError as error:

@@ -13,6 +13,7 @@ import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,24 +82,30 @@ def decode(path: Path, encoding: str | None = None) -> tuple[str, str]:
 
 def unpacked(path: Path) -> bytes:
     """The bytes of a file; of one that gzip, bzip2 or xz compressed (by its content), those inside."""
+    with opened(path) as file:
+        content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES and not isinstance(file, io.BufferedReader):
+            found = f"unpacks to more than {MOST_BYTES / 2**30:g} GiB"
+            raise DataError(f"{path} {found}: give a smaller part of it.")
+        return content + file.read()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A file to read unpacked bytes from. DataError for one that cannot be read, also within the block."""
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else ""
         raise DataError(f"{path} {what}: give a file." if what else f"There is no file {path}.")
     try:
         with path.open("rb") as file:
             start = file.read(6)
-        opener = next((opener for magic, opener in COMPRESSED.items() if start.startswith(magic)), None)
-        if opener is None:
-            return path.read_bytes()
-        with opener(path, "rb") as packed:
-            content = packed.read(MOST_BYTES + 1)
+        found = (opener for magic, opener in COMPRESSED.items() if start.startswith(magic))
+        with next(found, open)(path, "rb") as content:
+            yield content
     except PermissionError:
         raise DataError(f"{path} may not be read: change its permissions.") from None
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{path} cannot be unpacked or read ({error}): it is damaged or cut short.") from None
-    if len(content) > MOST_BYTES:
-        raise DataError(f"{path} unpacks to more than {MOST_BYTES / 2**30:g} GiB: give a smaller part of it.")
-    return content
 
 
 def as_text(path: Path, raw: bytes, encoding: str | None = None) -> Text:

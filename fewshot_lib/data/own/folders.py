@@ -63,6 +63,18 @@ def find_pictures(root: Path) -> Found:
     return Found(dict(sorted(classes.items())), in_part, notes)
 
 
+def pictures_below(root: Path) -> list[Path]:
+    """All pictures below a folder, however deep, sorted, whatever their class. DataError: there are none."""
+    inside = [file for file in sorted(root.rglob("*")) if _is_meant(file.relative_to(root))]
+    if not (found := [file for file in inside if is_picture(file)]):
+        raise DataError(f"{visible(root)} holds no pictures: name the folder that they are in.")
+    return found
+
+
+def _is_meant(file: Path) -> bool:
+    return not any(part[0] == "." or part.casefold() in OF_THE_SYSTEM for part in file.parts)
+
+
 def visible(name: Path | str) -> str:
     """A name as it can be printed: bytes that are no text, and control characters, as "\\xe9"."""
     return "".join(letter if _is_printed(letter) else _escaped(ord(letter)) for letter in str(name))

@@ -29,22 +29,46 @@ class Twice(dict):
 
 def read(path: Path, source: Text, text: str | None, label: str | None) -> Reading:
     """Reads a table in JSON, of whichever form."""
+    table = _opened(path, source, HOOKS)
+    return (
+        _of_objects(path, table, text, label)
+        if isinstance(table, Iterator)
+        else _of_whole(path, table, text, label)
+    )
+
+
+def objects(path: Path, source: Text) -> tuple[Iterator[tuple[int, dict[str, Any]]], str]:
+    """All rows with all that they hold, numbers as numbers, each with its place; and what that counts.
+
+    One object a line is read as it is asked for; a file of another form is in memory.
+    """
+    table = _opened(path, source, HOOKS | {"parse_int": _number, "parse_float": _number})
+    if isinstance(table, Iterator):
+        return _checked(path, table, "line"), "line"
+    rows = table.get("data") if isinstance(table, dict) else None
+    if not isinstance(rows, list):
+        rows = _rows_of_columns(path, table)
+    elif isinstance(names := table.get("columns"), list):
+        rows = [dict(zip(names, row, strict=True)) if len(row) == len(names) else row for row in rows]
+    return _checked(path, iter(enumerate(rows, start=1)), "row"), "row"
+
+
+def _opened(path: Path, source: Text, hooks: dict[str, Any]) -> Any:
+    """An iterator of (line, value of a row); or, where the file is one object, that."""
     numbered = ((i, line) for i, line in enumerate(source.lines(), start=1) if line.strip())
     head = next(numbered, None)
     if head is None:
         raise DataError(f"{path} is empty: it holds no rows.")
-    first, second = _parsed(head[1]), next(numbered, None)
+    first, second = _parsed(head[1], hooks), next(numbered, None)
     is_array = head[1].lstrip().startswith("[")
     if is_array and not (isinstance(first, list) and second and second[1].lstrip().startswith("[")):
-        return _of_objects(path, _array(path, source.content()), text, label)
+        return _array(path, source.content(), hooks)
     if first is not BROKEN and (second is not None or not _is_whole(first)):
         lines = chain([head], [second] if second else [], numbered)
-        objects = ((i, _value(path, i, line)) for i, line in lines)
-        return _of_objects(path, objects, text, label)
+        return ((i, _value(path, i, line, hooks)) for i, line in lines)
     # An object over several lines is the whole file; else the error in the first line is the news.
     whole = head[1] if second is None else source.content()
-    table = _value(path, head[0], whole, head[1])
-    return _of_whole(path, table, text, label)
+    return _value(path, head[0], whole, hooks, head[1])
 
 
 def _of_objects(
@@ -112,6 +136,26 @@ def _of_whole(path: Path, table: Any, text: str | None, label: str | None) -> Re
     return Reading(columns, rows_of, "row")
 
 
+def _checked(path: Path, rows: Iterator[tuple[int, Any]], unit: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for place, row in rows:
+        where = f"{path}, {unit} {place}"
+        _need_object(where, row)
+        if isinstance(row, Twice):
+            raise DataError(f"{where}: {shown(min(row.names))} stands there twice: remove one.")
+        yield place, row
+
+
+def _rows_of_columns(path: Path, table: Any) -> list[dict[str, Any]]:
+    """Rows of an object that holds columns, all of the same rows."""
+    named = table if isinstance(table, dict) and not isinstance(table, Twice) else {}
+    columns = {name: _by_key(values) for name, values in named.items() if isinstance(values, list | dict)}
+    keys = next((values.keys() for values in columns.values()), {}.keys())
+    if not columns or len(columns) < len(named) or any(values.keys() != keys for values in columns.values()):
+        fix = 'write one object a line: {"text": …}'
+        raise DataError(f"{path} holds one JSON value and not a table of equally long columns: {fix}.")
+    return [{name: values[key] for name, values in columns.items()} for key in keys]
+
+
 def _by_key(column: list[Any] | dict[Any, Any]) -> dict[Any, Any]:
     return column if isinstance(column, dict) else dict(enumerate(column))
 
@@ -128,9 +172,9 @@ def _is_columns(table: Any) -> bool:
     return isinstance(table.get("data"), list) or sum(isinstance(v, list | dict) for v in table.values()) > 1
 
 
-def _array(path: Path, content: str) -> Iterator[tuple[int, Any]]:
+def _array(path: Path, content: str, hooks: dict[str, Any]) -> Iterator[tuple[int, Any]]:
     """The elements of a JSON array one by one, with the line each starts on."""
-    decoder = json.JSONDecoder(**HOOKS)
+    decoder = json.JSONDecoder(**hooks)
     position, line, counted = content.index("[") + 1, 1, 0
     expected = False  # a further element, after a comma
     while True:
@@ -161,18 +205,18 @@ def _after_blanks(content: str, position: int) -> int:
     return position
 
 
-def _parsed(line: str) -> Any:
+def _parsed(line: str, hooks: dict[str, Any]) -> Any:
     """What one line holds, or BROKEN if it is no JSON by itself."""
     try:
-        return json.loads(line, **HOOKS)
+        return json.loads(line, **hooks)
     except (json.JSONDecodeError, RecursionError):
         return BROKEN
 
 
-def _value(path: Path, line: int, content: str, first: str = "") -> Any:
+def _value(path: Path, line: int, content: str, hooks: dict[str, Any], first: str = "") -> Any:
     """The JSON of a line; or of the whole file, which is said of its first line where that was cut off."""
     try:
-        return json.loads(content, **HOOKS)
+        return json.loads(content, **hooks)
     except (json.JSONDecodeError, RecursionError) as error:
         whole = first.rstrip().endswith(("{", "[", ",")) and content is not first
         raise _not_json(path, line, error, whole) from None
@@ -201,6 +245,12 @@ def _whole_number(written: str) -> str:
     """A number in JSON as the name of a class: 7.0 is 7, as programs write it that know only floats."""
     value = float(written)
     return str(int(value)) if math.isfinite(value) and value == int(value) and abs(value) < 1e15 else written
+
+
+def _number(written: str) -> int | float | str:
+    """A number as one, unless it is none that can be written again: too large, or of too many digits."""
+    value = float(written)
+    return written if not math.isfinite(value) else int(written) if written.lstrip("-").isdigit() else value
 
 
 def _kind(value: Any) -> str:

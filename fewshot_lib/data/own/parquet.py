@@ -1,7 +1,7 @@
-"""Tables in the parquet format, by pyarrow where it is installed; only the two columns are read."""
+"""Tables in the parquet format, by pyarrow where it is installed; of labelled ones, two columns are read."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,7 @@ SAMPLE = 200
 
 def read(path: Path, raw: bytes, text: str | None, label: str | None) -> Reading:
     """Reads a parquet table."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ModuleNotFoundError:
-        fix = "pip install 'fewshot-lib[parquet]' (pyarrow), or save it as .csv or .jsonl"
-        raise DataError(f"{path} is a parquet table, which needs a package: {fix}.") from None
+    pa, pq = modules(path)
     try:
         file = pq.ParquetFile(pa.BufferReader(raw))
         names = file.schema_arrow.names
@@ -33,6 +28,43 @@ def read(path: Path, raw: bytes, text: str | None, label: str | None) -> Reading
     except (pa.ArrowException, OSError, UnicodeError) as error:
         raise DataError(f"{path} is no whole parquet file ({error}).") from None
     return Reading(columns, _rows(path, table, columns, _class_names(file, columns.used[1])), "row")
+
+
+def modules(path: Path) -> tuple[Any, Any]:
+    """pyarrow and its parquet; DataError where they are not installed."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError:
+        fix = "pip install 'fewshot-lib[parquet]' (pyarrow), or take .csv or .jsonl"
+        raise DataError(f"{path} is a parquet table, which needs a package: {fix}.") from None
+    return pa, pq
+
+
+def opened(path: Path, raw: bytes | None) -> tuple[Any, Callable[[], Iterator[tuple[int, list[Any]]]]]:
+    """The schema of all columns, and a function that gives all rows, in the memory of a few, anew each time.
+
+    raw: what the file unpacks to, where it is compressed as a whole.
+    """
+    pa, pq = modules(path)
+
+    def file() -> Any:
+        return pq.ParquetFile(path if raw is None else pa.BufferReader(raw))
+
+    def rows() -> Iterator[tuple[int, list[Any]]]:
+        done = 0
+        try:
+            for batch in file().iter_batches(SAMPLE):
+                columns = [column.to_pylist() for column in batch.columns]
+                yield from enumerate(map(list, zip(*columns, strict=True)), start=done + 1)
+                done += batch.num_rows
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+            raise DataError(f"{path}, after row {done}: it cannot be read further ({error}).") from None
+
+    try:
+        return file().schema_arrow, rows
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        raise DataError(f"{path} is no whole parquet file ({error}).") from None
 
 
 def _rows(

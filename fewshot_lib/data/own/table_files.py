@@ -137,7 +137,7 @@ def _tidied(path: Path, reading: Reading) -> tuple[list[tuple[str, str]], list[i
     names = reading.columns.used
     for line, *values in reading.rows:
         where = f"{path}, {reading.unit} {line}"
-        text, label = (_cell(where, name, value) for name, value in zip(names, values, strict=True))
+        text, label = (text_of(where, name, value) for name, value in zip(names, values, strict=True))
         if label not in kept:
             kept[label] = _class_name(where, names[1], label)
         rows.append((filled(text), kept[label]))
@@ -159,7 +159,7 @@ def filled(text: str) -> str:
     return text.strip() if len(text) > 40 or tidy(text) else ""
 
 
-def _cell(where: str, name: str, value: object) -> str:
+def text_of(where: str, name: str, value: object) -> str:
     """A value as text; "" for a missing one. DataError for what can be neither a text nor a class name."""
     if isinstance(value, bool):
         return str(value).lower()

@@ -94,8 +94,11 @@ def test_what_neither_goes_on_nor_stops_is_given_up(monkeypatch):
         release.wait(60)
         ended.set()
 
+    def gives_up():
+        raise execution.NoSignOfLife
+
     with pytest.raises(execution.NoSignOfLife):
-        execution._interruptible(blocks(), overdue=lambda: True)
+        execution._interruptible(blocks(), watch=gives_up)
     assert not ended.is_set()
     release.set()
 

@@ -4,6 +4,7 @@ FEWSHOT_EXAMPLES is the number of files that each test tries; 20,000 take most o
 """
 
 import bz2
+import contextlib
 import csv
 import gzip
 import io
@@ -15,10 +16,14 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fewshot_lib.course.labelling_formats import format_of
+from fewshot_lib.course.labelling_inputs import Texts
 from fewshot_lib.data.dataset import ClassDataset
 from fewshot_lib.data.own.labels import tidy
 from fewshot_lib.data.own.table_files import read_table
@@ -47,13 +52,14 @@ encodings = st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32", "gb18030"
 
 
 def read(content, name, **options):
-    """The rows of a file of this content, and the data set that it is."""
+    """The rows of a file of this content, the data set that it is, and the texts that ``predict`` finds."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = Path(folder, name)
         path.write_bytes(content)
         split = {"split": {"test": 1.0}}
-        return read_table(path, **options), from_table(path, **options, **split)
+        to_label = [row.given for row in Texts.of(path, "text", options.get("encoding"))]
+        return read_table(path, **options), from_table(path, **options, **split), to_label
 
 
 def expected(rows):
@@ -61,8 +67,9 @@ def expected(rows):
 
 
 def check_against(rows, read_back):
-    table, data = read_back
+    table, data, to_label = read_back
     assert table.rows == expected(rows)
+    assert to_label == [text for text, _ in expected(rows)]
     assert isinstance(data, ClassDataset)
     assert data.inputs == [text for text, _ in expected(rows)]
     assert [data.class_names[c] for c in data.labels.tolist()] == [label for _, label in expected(rows)]
@@ -106,12 +113,28 @@ def test_a_table_in_json_comes_back(rows, form, encoding, plain):
     check_against(rows, read(content.encode(encoding), "x.json", **named))
 
 
+def can_be_labelled_or_is_refused(path, encoding):
+    """What ``predict`` does with a file: every row is read, and written in every format."""
+    with contextlib.suppress(DataError):
+        given = Texts.of(path, None, encoding)
+        rows = [row.fields for row in given]
+        assert {len(fields) for fields in rows} <= {len(given.header)}
+        for ending in (".csv", ".jsonl", ".parquet"):
+            form = format_of(path.with_suffix(ending), given.header, [], given.schema)
+            part = path.with_name("part")
+            part.write_bytes(form.start() + form.rows(rows[:2]) + form.rows(rows[2:]))
+            form.finish(part, path.with_name(f"out{ending}"))
+        found = [json.loads(line) for line in path.with_name("out.jsonl").read_bytes().splitlines()]
+        assert len(found) == len(rows) == pq.read_table(path.with_name("out.parquet")).num_rows
+
+
 def accepted_or_refused(content, name, **options):
     """Nothing but a data set or a DataError; what is refused is refused by both, in the same words."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = Path(folder, name)
         path.write_bytes(content)
+        can_be_labelled_or_is_refused(path, options.get("encoding"))
         try:
             table = read_table(path, **options)
         except DataError as error:
@@ -204,7 +227,6 @@ def test_any_bytes_are_read_or_refused(content, name):
 @many
 @given(rows=tables, place=st.integers(0, 10**6), byte=st.integers(0, 255), cut=st.booleans())
 def test_a_damaged_parquet_file_is_read_or_refused(rows, place, byte, cut):
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     file = io.BytesIO()
     pq.write_table(
         pa.table({"text": [text for text, _ in rows], "label": [label for _, label in rows]}), file

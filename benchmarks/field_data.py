@@ -1,0 +1,136 @@
+"""What ``field.py`` measures on: texts, features, class names and saved episodes of the published sets.
+
+Of each class a random order is fixed, and its first texts take part: ``TEXTS`` of a test class, ``OTHERS`` of
+a training or validation class (of Reuters all 20). Encoders read 200 tokens. Features are kept block by block
+of 60 texts in bfloat16, so that an interruption costs a minute and more texts later cost only these.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fewshot_lib import data
+from fewshot_lib.core import Episodes, Method, evaluate, pick_device
+from fewshot_lib.data import ClassDataset
+from fewshot_lib.data.cache import cache_dir, cached_tensors
+from fewshot_lib.encoders import TextEncoder, encode
+from fewshot_lib.multitask import Task
+from fewshot_lib.prototypes import NAME_TEMPLATE, centred, names_as_examples
+
+SETS = ("huffpost", "reuters", "20news", "amazon", "hwu64")
+FAMILIES = ("bao", "metaprompting", "metaprompter")
+ENCODERS = ("minilm", "mpnet")
+N_WAY, SHOTS, N_QUERY, N_EPISODES, N_VALIDATION, MAX_TOKENS = 5, (1, 5), 15, 1000, 300, 200
+TEXTS, OTHERS, BLOCK = {"huffpost": 300, "hwu64": 180}, 60, 60  # of a class; 120 of a test class elsewhere
+
+
+def texts_of_test_classes(name: str) -> int:
+    """How many texts of a test class take part."""
+    return TEXTS.get(name, 120)
+
+
+def has_family(name: str, family: str) -> bool:
+    """HWU64 has no other split than MetaPrompter's."""
+    return name != "hwu64" or family == "metaprompter"
+
+
+@functools.cache
+def load(name: str, family: str) -> ClassDataset:
+    """The whole set, as published."""
+    return data.load(name, split_family=family)
+
+
+def blocks(dataset: ClassDataset) -> dict[tuple[int, int], Tensor]:
+    """(class, number) -> the rows of this block of the class, of those that take part."""
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
+    found = {}
+    test = set(dataset.classes("test").tolist())
+    for c in torch.cat(list(dataset.splits.values())).tolist():
+        most = texts_of_test_classes(dataset.name) if c in test else OTHERS
+        own = order[dataset.labels[order] == c][:most]
+        found |= {(c, number): rows for number, rows in enumerate(own.split(BLOCK))}
+    return found
+
+
+def thinned(dataset: ClassDataset) -> ClassDataset:
+    """The examples that take part, block after block."""
+    rows = torch.cat(list(blocks(dataset).values()))
+    return replace(dataset, inputs=dataset.take(rows), labels=dataset.labels[rows])
+
+
+class Encoder:
+    """A frozen encoder whose features are kept: loaded only when something has to be encoded."""
+
+    def __init__(self, name: str, folder: Path | None = None) -> None:
+        self.name = name
+        self.folder = folder or cache_dir("field")
+
+    @functools.cached_property
+    def model(self) -> TextEncoder:
+        return TextEncoder(self.name, max_tokens=MAX_TOKENS).to(pick_device())
+
+    def features(self, dataset: ClassDataset) -> Tensor:
+        """Of the examples of ``thinned(dataset)``, (n, d)."""
+        parts = []
+        for (c, number), rows in blocks(dataset).items():
+            parts.append(self.kept(f"{dataset.name}-{c:02d}-{number}", dataset.take(rows)))
+        return torch.cat(parts)
+
+    def kept(self, name: str, texts: list[str]) -> Tensor:
+        """Features (n, d) of some texts, from a file of this name or newly computed."""
+        content = hashlib.sha256(repr((MAX_TOKENS, texts)).encode()).hexdigest()
+        path = self.folder / self.name / f"{name}-{content[:12]}.safetensors"
+        tensors, _ = cached_tensors(
+            path, lambda: ({"features": encode(self.model, texts, 10).bfloat16()}, {})
+        )
+        return tensors["features"].float()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A set in a split family, as an encoder sees it.
+
+    task: all classes, with the features that validation classes prefer, raw or centred. space: which.
+    """
+
+    task: Task
+    space: str
+
+    @functools.cached_property
+    def episodes(self) -> dict[int, Episodes]:
+        """Of the test classes, by the number of shots; the same for every encoder and every method."""
+        return {k: episodes_of(self.task, "test", k, N_EPISODES, seed=0) for k in SHOTS}
+
+    @functools.cached_property
+    def validation(self) -> list[Episodes]:
+        """Of the validation classes, for choices."""
+        return [episodes_of(self.task, "val", k, N_VALIDATION, seed=1) for k in SHOTS]
+
+    def on_validation(self, method: Method) -> float:
+        """Mean accuracy over the numbers of shots."""
+        found = [evaluate(method, e, self.task.features, 100, names=self.task.names) for e in self.validation]
+        return sum(result.mean for result in found) / len(found)
+
+
+def episodes_of(task: Task, split: str, n_shot: int, n_episodes: int, seed: int) -> Episodes:
+    """5-way with 15 queries per class, or as many of both as there are."""
+    classes = task.classes(split)
+    n_query = min(N_QUERY, int(task.dataset.counts[classes].min()) - n_shot)
+    return task.sampler(split, min(N_WAY, len(classes)), n_shot, n_query, seed).sample(n_episodes)
+
+
+def prepared(name: str, family: str, encoder: Encoder) -> Prepared:
+    """Encodes what is not kept yet, and lets validation classes choose between raw and centred features."""
+    whole = load(name, family)
+    dataset, device = thinned(whole), pick_device()
+    said = [NAME_TEMPLATE.replace("{}", each) for each in dataset.class_names]
+    features, names = encoder.features(whole).to(device), encoder.kept(f"{name}-names", said).to(device)
+    spaces = {"raw": (features, names), "centred": centred(dataset, features, names)}
+    found = {space: Prepared(Task(name, dataset, *pair), space) for space, pair in spaces.items()}
+    return max(found.values(), key=lambda each: each.on_validation(names_as_examples))

@@ -1,0 +1,197 @@
+"""SetFit beside ``FewShotClassifier``'s default, on the draws of ``own_data.py``.
+
+    python benchmarks/setfit_peer.py --datasets hwu64 --shots 1 2 4 --draws 10
+    python benchmarks/setfit_peer.py --page
+
+SetFit (Tunstall et al. 2022, arXiv:2209.11055) is the package (``pip install setfit==1.2.0``) with its own
+defaults: all of the encoder is tuned for one epoch over the pairs of the examples, as many positive as
+negative ones ("oversampling"), cosine loss, batches of 16 pairs, learning rate 2e-5, seed 42; then
+scikit-learn's logistic regression on the features of the examples. The encoder is all-MiniLM-L6-v2, the file
+that the course uses. Only its checkpoints and reports are switched off. Both learn from the same examples and
+are asked about the same 1,500 texts, drawn at random from what a draw leaves over: differences are paired.
+
+A fit is timed from the texts to the classifier that can answer, weights loaded before, nothing encoded
+before; of the default that includes its estimate of its own accuracy. Seconds are those of the process's CPU
+on one thread: others were busy on the machine.
+
+``--bfloat16`` runs SetFit's tuning under autocast, which takes half of the time here; the page says how much
+the accuracies differ from those of the defaults (float32) where both were run. Results go to
+``--out``/results.jsonl one by one, what is there is not computed again, and ``--page`` prints their tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from own_data import Set, chosen, compared, interval
+
+from fewshot_lib import data
+from fewshot_lib.classifier import FewShotClassifier
+from fewshot_lib.encoders.text import minilm_path
+
+N_TESTED = 1500
+DEFAULT, SETFIT = "default", "setfit"
+
+
+def examples(
+    name: str, n_shot: int, draw: int, splits: tuple[str, ...], per_class: int | None
+) -> tuple[list[str], list[str], list[str], list[str]]:
+    """Texts and labels to learn from, and to be asked about: a draw of ``own_data.py``."""
+    dataset = data.load(name)
+    classes, rows = chosen(dataset, splits, per_class)
+    labels = torch.searchsorted(classes, dataset.labels[rows])
+    drawn = Set(torch.arange(len(rows)).unsqueeze(1), labels, classes.unsqueeze(1)).draw(n_shot, draw)
+    support, rest = drawn.support.flatten(), drawn.query.flatten()
+    order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(draw))
+    texts = dataset.take(rows)
+    parts = []
+    for part in (support, rest[order[:N_TESTED]]):
+        parts.append([texts[row] for row in part.tolist()])
+        parts.append([dataset.class_names[classes[labels[row]]] for row in part.tolist()])
+    return tuple(parts)
+
+
+def of_default(texts: list[str], labels: list[str], asked: list[str]) -> tuple[np.ndarray, dict[str, Any]]:
+    """The answers of ``FewShotClassifier``, and what its fit took."""
+    with clock() as taken:
+        classifier = FewShotClassifier().fit(texts, labels)
+    return classifier.predict(asked), taken
+
+
+def of_setfit(
+    texts: list[str], labels: list[str], asked: list[str], bfloat16: bool
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The answers of SetFit, and what its fit took."""
+    from datasets import Dataset
+    from setfit import SetFitModel, Trainer, TrainingArguments
+
+    model = SetFitModel.from_pretrained(str(minilm_path()))
+    with tempfile.TemporaryDirectory() as folder, clock() as taken:
+        quiet = {"report_to": "none", "save_strategy": "no", "show_progress_bar": False, "output_dir": folder}
+        trainer = Trainer(
+            model, TrainingArguments(**quiet), Dataset.from_dict({"text": texts, "label": labels})
+        )
+        if bfloat16:  # around the loss alone: what autocast has cast must not outlive an optimizer's step
+            trainer.st_trainer.compute_loss_context_manager = lambda: torch.autocast("cpu", torch.bfloat16)
+        trainer.train()
+    taken["steps"] = trainer.st_trainer.state.global_step
+    return np.asarray(model.predict(asked)), taken
+
+
+@contextlib.contextmanager
+def clock() -> Any:
+    """Fills a dictionary with the seconds of what is done inside: by the wall, and of this process."""
+    taken: dict[str, Any] = {}
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield taken
+    taken |= {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+
+
+def measure(options: argparse.Namespace, file: Path) -> None:
+    """Adds what is missing to the results."""
+    FewShotClassifier().fit(["warm", "cold"], ["up", "down"])  # loads the weights
+    known = {(r["dataset"], r["shots"], r["draw"], r["method"], r["precision"]) for r in results(file)}
+    precision = "bfloat16" if options.bfloat16 else "float32"
+    kinds = [(DEFAULT, "float32"), (SETFIT, precision)]
+    for key in itertools.product(options.datasets, options.shots, range(options.draws), kinds):
+        name, n_shot, draw, (method, used) = key
+        if (name, n_shot, draw, method, used) in known:
+            continue
+        texts, labels, asked, truth = examples(name, n_shot, draw, *compared(name))
+        if method == DEFAULT:
+            answers, taken = of_default(texts, labels, asked)
+        else:
+            answers, taken = of_setfit(texts, labels, asked, options.bfloat16)
+        row = {"dataset": name, "shots": n_shot, "draw": draw, "method": method, "precision": used}
+        row |= {"accuracy": 100 * float((answers == np.array(truth)).mean()), "tested": len(truth), **taken}
+        with file.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(row) + "\n")
+        print(row, flush=True)
+
+
+def results(file: Path) -> list[dict[str, Any]]:
+    """What was measured so far."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def tables(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """The lines of the page."""
+    found = {(r["dataset"], r["shots"], r["draw"], r["method"], r["precision"]): r for r in rows}
+    head = ["data set", "examples", "draws", "default", "SetFit", "difference", "fit, default", "fit, SetFit"]
+    yield f"| {' | '.join([*head, 'ratio'])} |"
+    yield "|---" * (len(head) + 1) + "|"
+    for name, n_shot in dict.fromkeys((r["dataset"], r["shots"]) for r in rows):
+        ours, theirs = (of(found, name, n_shot, *kind) for kind in ((DEFAULT, "float32"), (SETFIT, None)))
+        draws = sorted(ours.keys() & theirs.keys())
+        if draws:
+            accuracies = [[each[d]["accuracy"] for d in draws] for each in (ours, theirs)]
+            difference = interval([a - b for a, b in zip(*accuracies, strict=True)])
+            cells = [name, n_shot, len(draws), *(interval(a) for a in accuracies), difference]
+            cells += times(ours, of(found, name, n_shot, SETFIT, "float32"))
+            yield f"| {' | '.join(map(str, cells))} |"
+    yield from precisions(found)
+
+
+def of(
+    found: dict[tuple, dict], name: str, n_shot: int, method: str, precision: str | None
+) -> dict[int, dict]:
+    """The results of a method by draw; precision None: float32 where it was run, else bfloat16."""
+    wanted = ("bfloat16", "float32") if precision is None else (precision,)
+    keys = [key for p in wanted for key in found if (*key[:2], *key[3:]) == (name, n_shot, method, p)]
+    return {key[2]: found[key] for key in keys}
+
+
+def times(ours: dict[int, dict], theirs: dict[int, dict]) -> list[str]:
+    """Cells: mean CPU seconds of a fit of both, and their ratio on the draws that both were timed on."""
+    draws = ours.keys() & theirs.keys()
+    own = np.mean([ours[d]["cpu_seconds"] for d in draws or ours])
+    if not draws:
+        return [f"{own:.2f} s", "", ""]
+    other = np.mean([theirs[d]["cpu_seconds"] for d in draws])
+    return [f"{own:.2f} s", f"{other:.0f} s", f"{other / own:.0f}"]
+
+
+def precisions(found: dict[tuple, dict]) -> Iterator[str]:
+    """By how much bfloat16 changes SetFit's accuracy, where a draw was run in both."""
+    both = [key[:3] for key in found if key[3:] == (SETFIT, "bfloat16") and (*key[:4], "float32") in found]
+    if len(both) > 1:
+        accuracies = [[found[*k, SETFIT, p]["accuracy"] for k in both] for p in ("bfloat16", "float32")]
+        difference = interval([a - b for a, b in zip(*accuracies, strict=True)], ".2f")
+        yield f"\nSetFit in bfloat16 less SetFit in float32, {len(both)} draws run in both: {difference}."
+
+
+def main() -> None:
+    """Measures, or prints the tables of what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--datasets", nargs="+", default=["hwu64"])
+    parser.add_argument("--shots", nargs="+", type=int, default=[1, 2, 4, 8])
+    parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--bfloat16", action="store_true", help="SetFit's tuning under autocast")
+    parser.add_argument(
+        "--page", action="store_true", help="print the tables of the results, measure nothing"
+    )
+    parser.add_argument("--out", type=Path, default=Path("build/setfit"))
+    options = parser.parse_args()
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    file = options.out / "results.jsonl"
+    if options.page:
+        print("\n".join(tables(results(file))))
+    else:
+        measure(options, file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""``fit(…, tune_encoder=True)`` beside the frozen encoder, on the draws of ``own_data.py``.
+
+    python benchmarks/tuning.py --datasets hwu64 huffpost --shots 4 8 16 --draws 5
+    python benchmarks/tuning.py --choose --datasets hwu64 huffpost amazon --shots 8 16 --draws 1
+    python benchmarks/tuning.py --page
+
+The *test* classes of the default split of each set, the first 200 texts of each class; 500 texts of what a
+draw leaves over are asked about, the same by both, so that differences are paired. Where the classifier keeps
+the frozen encoder, the difference is 0 and counts. Seconds are those of the process's CPU on one thread.
+Results go to ``--out``/results.jsonl one by one, what is there is not computed again, and ``--page`` prints
+their table. ``--choose`` compares learning rates and numbers of epochs, and the tuned features alone with
+frozen and tuned ones together, on training and validation classes: in points over the frozen encoder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from own_data import FIRST, PER_CLASS, interval
+from setfit_peer import clock, examples, results
+
+from fewshot_lib.classifier import FewShotClassifier, tuning
+
+N_TESTED = 500
+
+
+def measure(name: str, n_shot: int, draw: int) -> dict[str, Any]:
+    """One draw, by the frozen encoder and by the one that is tuned where that proves itself."""
+    texts, labels, asked, truth = examples(name, n_shot, draw, ("test",), FIRST)
+    asked, right = asked[:N_TESTED], np.array(truth[:N_TESTED])
+    frozen = FewShotClassifier().fit(texts, labels)
+    with warnings.catch_warnings(), clock() as taken:
+        warnings.simplefilter("ignore")  # of an encoder that stays frozen: it is in the table
+        after = FewShotClassifier().fit(texts, labels, tune_encoder=True)
+    found = {"dataset": name, "shots": n_shot, "draw": draw, "classes": len(frozen.classes_)}
+    for kind, classifier in (("frozen", frozen), ("tuned", after)):
+        found[kind] = 100 * float((classifier.predict(asked) == right).mean())
+        found[f"{kind}_said"] = 100 * classifier.accuracy_
+    return found | {"taken": isinstance(after.encoder_, tuning.TunedEncoder), **taken}
+
+
+def choose(name: str, n_shot: int, draw: int) -> Iterator[str]:
+    """Rows of the table of settings, of one draw of classes that nothing is measured on."""
+    texts, labels, asked, truth = examples(name, n_shot, draw, ("train", "val"), PER_CLASS)
+    asked, truth = asked[:N_TESTED], truth[:N_TESTED]
+    frozen = FewShotClassifier().fit(texts, labels)
+
+    def gain(encoder: torch.nn.Module) -> str:
+        other = FewShotClassifier(encoder=encoder).fit(texts, labels)
+        right = [float((each.predict(asked) == np.array(truth)).mean()) for each in (other, frozen)]
+        return f"{100 * (right[0] - right[1]):+.1f}"
+
+    for tuning.LR, tuning.EPOCHS in itertools.product((1e-4, 3e-4, 1e-3), (4, 8, 16)):
+        encoder = tuning.tune_on(frozen, frozen.rows_[frozen.mask_])
+        cells = [name, n_shot, draw, tuning.LR, tuning.EPOCHS, gain(encoder.tuned), gain(encoder)]
+        yield f"| {' | '.join(map(str, cells))} |"
+
+
+def table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """The lines of the page."""
+    head = [
+        "data set",
+        "examples",
+        "draws",
+        "frozen",
+        "tune_encoder",
+        "difference",
+        "tuned in",
+        "a fit takes",
+    ]
+    yield f"| {' | '.join(head)} |"
+    yield "|---" * len(head) + "|"
+    for (name, n_classes, n_shot), group in itertools.groupby(
+        sorted(rows, key=lambda r: (r["dataset"], r["shots"])),
+        lambda r: (r["dataset"], r["classes"], r["shots"]),
+    ):
+        drawn = list(group)
+        cells = [f"{name}, {n_classes} classes", n_shot, len(drawn)]
+        cells += [interval([r[kind] for r in drawn]) for kind in ("frozen", "tuned")]
+        cells += [interval([r["tuned"] - r["frozen"] for r in drawn])]
+        cells += [f"{sum(r['taken'] for r in drawn)} of {len(drawn)}"]
+        cells += [f"{np.mean([r['cpu_seconds'] for r in drawn]):.0f} s"]
+        yield f"| {' | '.join(map(str, cells))} |"
+
+
+def main() -> None:
+    """Measures, or prints the table of what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--datasets", nargs="+", default=["hwu64", "huffpost", "reuters", "amazon", "20news"])
+    parser.add_argument("--shots", nargs="+", type=int, default=[4, 8, 16])
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--page", action="store_true", help="print the table of the results, measure nothing")
+    parser.add_argument("--choose", action="store_true", help="print how settings compare")
+    parser.add_argument("--out", type=Path, default=Path("build/tuning"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    file = options.out / "results.jsonl"
+    if options.page:
+        print("\n".join(table(results(file))))
+        return
+    keys = itertools.product(options.datasets, options.shots, range(options.draws))
+    if options.choose:
+        print("| data set | examples | draw | lr | epochs | tuned alone | both |\n" + "|---" * 7 + "|")
+        for line in itertools.chain.from_iterable(itertools.starmap(choose, keys)):
+            print(line, flush=True)
+        return
+    known = {(r["dataset"], r["shots"], r["draw"]) for r in results(file)}
+    for key in keys:
+        if key not in known:
+            row = measure(*key)
+            with file.open("a", encoding="utf-8") as out:
+                out.write(json.dumps(row) + "\n")
+            print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""Many methods in many settings, on the same episodes: what each reaches, what a task costs it, the figures.
+
+A *table* is {(ways, shots): {method: EpisodeResults}}, all results of a setting on the same episodes.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from fewshot_lib.core import EpisodeResults, Episodes, Method, PairedDifference, compare_paired, evaluate
+from fewshot_lib.course.plots import COLOURS, MARKERS, band_plot
+
+Setting = tuple[int, int]
+Table = Mapping[Setting, Mapping[str, EpisodeResults]]
+REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A method, and the features and class names that ``evaluate`` deals it.
+
+    per_task: how many numbers it learns for one task, of the number of ways. before: learnt on other classes.
+    """
+
+    method: Method
+    inputs: Tensor
+    names: Tensor | None = None
+    per_task: Callable[[int], int] = lambda ways: 0
+    before: int = 0
+
+    def on(self, episodes: Episodes, batch_size: int = 20) -> EpisodeResults:
+        """Its accuracy on every episode."""
+        named = {} if self.names is None else {"names": self.names}
+        return evaluate(self.method, episodes, self.inputs, batch_size, **named)
+
+    def cost(self, episodes: Episodes) -> tuple[float, int]:
+        """Of the first episode alone, once it is dealt: seconds (a median), and bytes taken beside it."""
+        one = episodes[:1].to(self.inputs.device)
+        dealt = [self.inputs[one.support], self.inputs[one.query]]
+        named = {} if self.names is None else {"names": self.names[one.classes]}
+
+        @torch.no_grad()
+        def answer() -> None:
+            self.method(*dealt, **named)
+            if self.inputs.is_cuda:
+                torch.cuda.synchronize()
+
+        taken, seconds = peak_memory(answer, self.inputs.device), []
+        for _ in range(REPEATS):
+            begun = time.perf_counter()
+            answer()
+            seconds.append(time.perf_counter() - begun)
+        return statistics.median(seconds), taken
+
+
+def peak_memory(run: Callable[[], Any], device: torch.device) -> int:
+    """The most bytes of tensors that stood at once while ``run`` ran, beyond those before it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would write two lines a call
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        run()
+    found = recorded.profiler.kineto_results.events()
+    taken = sorted((event.start_ns(), event.nbytes()) for event in found if event.name() == "[memory]")
+    most = held = 0
+    for _, n_bytes in taken:
+        held += n_bytes
+        most = max(most, held)
+    return most
+
+
+def against(table: Table, setting: Setting, name: str, other: str) -> PairedDifference:
+    """How much better one method is than another in a setting, episode by episode."""
+    return compare_paired(table[setting][name], table[setting][other])
+
+
+def critical_difference(n_methods: int, n_settings: int) -> float:
+    """Nemenyi's: closer mean ranks may be chance, at 5 % over all pairs (Demšar 2006, section 3.2.2)."""
+    from scipy.stats import studentized_range  # a second to import
+
+    q = studentized_range.ppf(0.95, n_methods, torch.inf) / 2**0.5
+    return float(q * (n_methods * (n_methods + 1) / (6 * n_settings)) ** 0.5)
+
+
+# Figures
+
+
+def difference_panels(
+    table: Table, reference: str, transductive: Sequence[str] = (), least: float = -25
+) -> Figure:
+    """Points against ``reference``, a panel for every number of ways; below ``least`` the frame ends."""
+    all_ways, names = sorted({ways for ways, _ in table}), list(next(iter(table.values())))
+    size = (2.2 + 2.6 * len(all_ways), 4.6)
+    fig, axes = plt.subplots(1, len(all_ways), figsize=size, sharey=True, layout="constrained", squeeze=False)
+    for ax, ways in zip(axes[0], all_ways, strict=True):
+        shots = sorted(k for n, k in table if n == ways)
+        for number, name in enumerate(name for name in names if name != reference):
+            line = [against(table, (ways, k), name, reference) for k in shots]
+            band_plot(ax, shots, line, name, number % len(COLOURS))
+            ax.lines[-1].set(
+                linestyle="--" if name in transductive else "-",
+                fillstyle="none" if number >= len(COLOURS) else "full",
+            )
+        ax.axhline(0, color="black", linewidth=1.5)
+        ax.set(
+            xscale="log", xticks=shots, title=f"{ways} ways", xlabel="examples per class", ylim=(least, 10)
+        )
+        ax.set_xticklabels(shots)
+        ax.set_ylabel("")
+        ax.minorticks_off()
+    axes[0, 0].set_ylabel(f"points against {reference}\n(band: 95 % interval, same episodes)")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    return fig
+
+
+def cost_figure(rows: Mapping[str, tuple[Entrant, Mapping[Setting, tuple[float, int]]]]) -> Figure:
+    """Seconds and memory of one task in some settings, and numbers learnt: name -> entrant, its costs."""
+    names, settings = list(rows), list(next(iter(rows.values()))[1])
+    places = range(len(names))[::-1]
+    fig, (left, middle, right) = plt.subplots(
+        1, 3, figsize=(11, 1 + 0.34 * len(names)), sharey=True, layout="constrained"
+    )
+    for number, (ways, shots) in enumerate(settings):
+        style: dict[str, Any] = {"color": COLOURS[number], "marker": MARKERS[number], "linestyle": ""}
+        label = f"{ways} ways, {shots} shot{'s' * (shots > 1)}"
+        known = [
+            (costs[ways, shots], place)
+            for (_, costs), place in zip(rows.values(), places, strict=True)
+            if (ways, shots) in costs
+        ]
+        left.plot(
+            [1000 * seconds for (seconds, _), _ in known], [place for _, place in known], label=label, **style
+        )
+        middle.plot([n_bytes / 2**20 for (_, n_bytes), _ in known], [place for _, place in known], **style)
+    ways = settings[0][0]
+    for number, (label, counts) in enumerate(
+        {
+            f"for one task of {ways} ways": [entrant.per_task(ways) for entrant, _ in rows.values()],
+            "before, on other classes": [entrant.before for entrant, _ in rows.values()],
+        }.items(),
+        start=2,
+    ):
+        right.plot(counts, places, color=COLOURS[number], marker=MARKERS[number], linestyle="", label=label)
+    left.set(xscale="log", yticks=places, yticklabels=names, xlabel="milliseconds for one task")
+    middle.set(xscale="log", xlabel="MB beside its inputs")
+    most = max(max(entrant.per_task(ways), entrant.before) for entrant, _ in rows.values())
+    right.set(xscale="symlog", xlim=(-0.5, 5 * most + 1), xlabel="numbers learnt")
+    for ax in (left, right):
+        ax.legend(fontsize=7)
+    for ax in (left, middle, right):
+        ax.grid(axis="x", alpha=0.3)
+    return fig
+
+
+def rank_figure(ranks: Tensor, names: Sequence[str], difference: float) -> Figure:
+    """Ranks (settings, methods): the means, best on top, each with a bar as long as the critical difference.
+
+    Methods whose bars reach the mean of the best are not told apart from it. Grey: the settings.
+    """
+    order = ranks.mean(0).argsort().tolist()
+    fig, ax = plt.subplots(figsize=(7.5, 1 + 0.32 * len(order)), layout="constrained")
+    for row, m in enumerate(order):
+        mean = float(ranks[:, m].mean())
+        ax.plot([mean - difference, mean], [row, row], color=COLOURS[0], linewidth=2, alpha=0.5)
+        ax.plot(mean, row, marker=MARKERS[0], color=COLOURS[0])
+        ax.scatter(ranks[:, m], [row + 0.25] * len(ranks), s=9, color="grey", alpha=0.6)
+    ax.axvline(float(ranks.mean(0).min()), color="black", linestyle="--", linewidth=1)
+    ax.set(yticks=range(len(order)), yticklabels=[names[m] for m in order], xlim=(0.5, len(order) + 0.5))
+    ax.set_xlabel("rank, 1 is best (mean; bar: critical difference; grey: the settings)")
+    ax.invert_yaxis()
+    ax.grid(axis="x", alpha=0.3)
+    return fig

@@ -1,0 +1,39 @@
+"""Inputs of one's own data side by side, each with a few words: a table of texts, or a sheet of pictures."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+from torch import Tensor
+
+from fewshot_lib.course.figures import say, show
+from fewshot_lib.course.plots import picture
+
+LETTERS, COLUMNS = 90, 6  # of a text; of a sheet
+
+
+def gallery(inputs: Sequence[str] | Tensor, words: Sequence[str], *, said: str, alt: str) -> None:
+    """Shows n texts, or n pictures (n, 1 or 3, height, width), with the words of each.
+
+    said: the head of the column of words. alt: of the sheet of pictures.
+    """
+    if not isinstance(inputs, Tensor):
+        rows = [f"| {_short(text)} | {word} |" for text, word in zip(inputs, words, strict=True)]
+        say("\n".join([f"| text | {said} |", "|---|---|", *rows]))
+        return
+    n_rows = -(-len(words) // COLUMNS)
+    size = (1.7 * min(COLUMNS, len(words)), 2.0 * n_rows)
+    fig, axes = plt.subplots(
+        n_rows, min(COLUMNS, len(words)), figsize=size, layout="constrained", squeeze=False
+    )
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, image, word in zip(axes.flat, inputs, words, strict=False):
+        picture(ax, image)
+        ax.set_title(word, fontsize=7, wrap=True)
+    show(fig, alt=alt, caption=f"Above each picture: {said}.")
+
+
+def _short(text: str) -> str:
+    """One line of a table, cut: a bar would end its cell."""
+    line = " ".join(text.split()).replace("|", "\\|")
+    return line if len(line) <= LETTERS else f"{line[:LETTERS]} …"

@@ -1,0 +1,214 @@
+"""The words of RESULTS.md: tables of a split family, what was aimed at, how it was measured.
+
+The ± of a cell is half its 95 % interval over episodes. Of a trained model that over its seeds is added,
+squares and root, as of two independent sources. A mean over sets has the interval of independent means; seeds
+are averaged over the sets first, for one model serves them all.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from fewshot_lib.core import half_width
+
+Cell = dict[str, Any]
+FAMILIES = {
+    "bao": "Bao et al. (2020): test classes of other domains than training classes",
+    "metaprompting": "Hou et al. (2022): the same, but for HuffPost's class 39, a duplicate of 35",
+    "metaprompter": "Jiang et al. (2023): sibling classes stand in training and test",
+}
+FOUR = ("huffpost", "reuters", "20news", "amazon")  # the sets whose mean papers report
+SHOTS = (1, 5)
+BASELINE = "names as examples"
+# What the project set itself, with an encoder of 110 million parameters: % on the four sets.
+TARGETS = {
+    ("bao", "inductive"): {1: 80.0, 5: 85.0},
+    ("bao", "transductive"): {1: 83.0, 5: 87.0},
+    ("metaprompter", "inductive"): {1: 82.0, 5: 87.0},
+}
+ENCODERS = {"mpnet": "all-mpnet-base-v2", "minilm": "all-MiniLM-L6-v2"}
+IN_README = ("prototypes", "zero-shot", BASELINE, "relational", "balanced soft k-means with names (T)")
+NOT_RUN = "not run"
+
+
+class Estimate(NamedTuple):
+    """A mean, and half its 95 % interval; fractions."""
+
+    mean: float
+    half: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:.1f} ± {100 * self.half:.1f}"
+
+
+class Row(NamedTuple):
+    """A method with an encoder in a family: the cells of its seeds, by set and number of shots."""
+
+    method: str
+    encoder: str
+    kind: str
+    cells: dict[tuple[str, int], list[Cell]]
+
+    def estimate(self, sets: Sequence[str], n_shot: int, what: str = "mean") -> Estimate | None:
+        """Of the mean over some sets; None where a set was not run, or not with the same seeds."""
+        found = [self.cells.get((name, n_shot), []) for name in sets]
+        seeds = {tuple(cell["seed"] for cell in cells) for cells in found}
+        if len(seeds) != 1 or not all(found):
+            return None
+        values = torch.tensor([[cell[what] for cell in cells] for cells in found], dtype=torch.float64)
+        interval = "ci95" if what == "mean" else f"{what}_ci95"
+        of_episodes = [sum(cell[interval] for cell in cells) / len(cells) for cells in found]
+        of_seeds = half_width(values.mean(0)) if values.shape[1] > 1 else 0.0
+        return Estimate(values.mean().item(), math.hypot(math.hypot(*of_episodes) / len(sets), of_seeds))
+
+    @property
+    def n_seeds(self) -> int:
+        return max((len(cells) for cells in self.cells.values()), default=0)
+
+
+def rows_of(cells: Sequence[Cell], family: str) -> list[Row]:
+    """All methods and encoders of the table, also those that this family has no cell of."""
+    kinds = {cell["method"]: cell["kind"] for cell in cells}
+    encoders = sorted({cell["encoder"] for cell in cells})
+    rows = []
+    for method, encoder in ((m, e) for m in kinds for e in encoders):
+        found: dict[tuple[str, int], list[Cell]] = {}
+        for cell in cells:
+            if (cell["family"], cell["method"], cell["encoder"]) == (family, method, encoder):
+                found.setdefault((cell["set"], cell["shots"]), []).append(cell)
+        rows.append(Row(method, encoder, kinds[method], found))
+    return sorted(rows, key=lambda row: (row.encoder, row.kind, -len(row.cells), _accuracy(row)))
+
+
+def _accuracy(row: Row) -> float:
+    found = [cell["mean"] for cells in row.cells.values() for cell in cells]
+    return sum(found) / max(1, len(found))
+
+
+def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
+
+
+def page(cells: Sequence[Cell], published: Sequence[Mapping[str, str]]) -> str:
+    """RESULTS.md."""
+    parts = [
+        "# Results",
+        "Written by `fewshot results --publish` from [results/field.csv](results/field.csv), a line per "
+        "measurement, and [results/published.csv](results/published.csv), figures of papers with their "
+        "sources. No number is typed.",
+        "Accuracy in %, ± half the 95 % interval over test episodes (of trained models: and over seeds). "
+        "*(T)* marks transductive methods, which look at all queries before they answer. *Mean*: of "
+        "HuffPost, Reuters, 20 Newsgroups and Amazon. *Minus*: the difference of the mean from "
+        f"{BASELINE}, with the same encoder, paired on the same episodes. `{NOT_RUN}`: no measurement yet.",
+        "## Aims",
+        markdown(
+            ["split family", "kind", "shots", "aim", "highest row", "its mean", "falls short by"],
+            aims(cells),
+        ),
+        "The highest row was looked up on the test episodes; everything before it was chosen on validation "
+        "classes.",
+    ]
+    for family, meaning in FAMILIES.items():
+        parts += [f"## Split family `{family}`", meaning + ".", family_table(cells, family, published)]
+    parts += [
+        "Published figures are marked [V] read in the source, [V2] second-hand, [M] from memory and not "
+        "verified. They are of other episodes, of all texts, and of all classes of Amazon: they can be put "
+        "beside these rows, not subtracted from them."
+    ]
+    return "\n\n".join([*parts, "## How it was measured", measured_how(cells)]) + "\n"
+
+
+def family_table(cells: Sequence[Cell], family: str, published: Sequence[Mapping[str, str]]) -> str:
+    """Rows of methods, then those of papers."""
+    sets = [name for name in (*FOUR, "hwu64") if name != "hwu64" or family == "metaprompter"]
+    head = ["method", "encoder", "seeds", *(f"{name}, {k}-shot" for k in SHOTS for name in sets)]
+    head += [f"mean, {k}-shot" for k in SHOTS] + [f"minus, {k}-shot" for k in SHOTS]
+    lines = []
+    for row in rows_of(cells, family):
+        line = [row.method, row.encoder, str(row.n_seeds or "–")]
+        line += [str(row.estimate([name], k) or NOT_RUN) for k in SHOTS for name in sets]
+        line += [str(row.estimate(FOUR, k) or NOT_RUN) for k in SHOTS]
+        line += [signed(row.estimate(FOUR, k, "minus_names")) for k in SHOTS]
+        lines.append(line)
+    for paper in published:
+        if paper["family"] == family:
+            line = [f"*{paper['method']}*, published [{paper['mark']}]", paper["encoder"], "–"]
+            line += [paper[f"{name}_{k}"] or "–" for k in SHOTS for name in sets]
+            lines.append(line + [mean_of(paper, k) for k in SHOTS] + ["–", "–"])
+    return markdown(head, lines)
+
+
+def mean_of(paper: Mapping[str, str], n_shot: int) -> str:
+    """As published, or of the four sets where all are."""
+    each = [paper[f"{name}_{n_shot}"] for name in FOUR]
+    return paper[f"mean_{n_shot}"] or (f"{sum(map(float, each)) / len(each):.2f}" if all(each) else "–")
+
+
+def signed(difference: Estimate | None) -> str:
+    """In points."""
+    if difference is None:
+        return NOT_RUN
+    return "–" if not any(difference) else f"{100 * difference.mean:+.1f} ± {100 * difference.half:.1f}"
+
+
+def aims(cells: Sequence[Cell]) -> Iterable[list[str]]:
+    """Of every aim: the highest row that is complete, and how far it is."""
+    for (family, kind), aim in TARGETS.items():
+        for n_shot, target in aim.items():
+            found = [(row.estimate(FOUR, n_shot), row) for row in rows_of(cells, family) if row.kind == kind]
+            complete = [(estimate, row) for estimate, row in found if estimate is not None]
+            line = [family, kind, str(n_shot), f"{target:.1f}"]
+            if not complete:
+                yield [*line, NOT_RUN, NOT_RUN, NOT_RUN]
+                continue
+            estimate, row = max(complete, key=lambda pair: pair[0].mean)
+            short = target - 100 * estimate.mean
+            yield [
+                *line,
+                f"{row.method}, {row.encoder}",
+                str(estimate),
+                f"{short:.1f}" if short > 0 else "met",
+            ]
+
+
+def measured_how(cells: Sequence[Cell]) -> str:
+    """What every measurement must be quoted with."""
+
+    def each(name: str) -> str:
+        return ", ".join(sorted({str(cell[name]) for cell in cells}))
+
+    texts = {cell["set"]: cell["texts"] for cell in cells}
+    splits = sorted({f"{cell['set']}: {cell['split']}" for cell in cells if cell["split"] != cell["family"]})
+    centred = sorted({(cell["family"], cell["set"], cell["encoder"], cell["features"]) for cell in cells})
+    hours = sum(cell["seconds"] for cell in cells) / 3600
+    return "\n".join(
+        [
+            f"- {each('n_way')}-way, {each('n_query')} queries per class (Reuters has 20 texts a class), "
+            f"{each('episodes')} saved episodes, the same for every method and encoder.",
+            "- Texts of a test class that take part, a random choice: "
+            + ", ".join(f"{name} {n}" for name, n in sorted(texts.items()))
+            + " (Reuters has 20). The interval is over episodes of these texts.",
+            f"- Restricted: {', '.join(splits) or 'nothing'}.",
+            f"- Encoders frozen, {each('max_tokens')} tokens, {each('precision')}.",
+            "- Centred by the mean of training classes, as validation classes prefer: "
+            + (", ".join(f"{s}/{f} ({e})" for f, s, e, space in centred if space == "centred") or "none")
+            + "; the others raw.",
+            f"- Device: {each('device')}, threads: {each('threads')}; {each('versions')}; "
+            f"{hours:.1f} hours of testing in {len(cells):,} measurements.",
+        ]
+    )
+
+
+def telling(cells: Sequence[Cell]) -> str:
+    """Five rows for the README, with the largest encoder that all of them were measured with."""
+    rows = {(row.encoder, row.method): row for row in rows_of(cells, "bao")}
+    for encoder in ENCODERS:
+        found = [rows.get((encoder, method)) for method in IN_README]
+        columns = [[row.estimate(FOUR, k) if row else None for row in found] for k in SHOTS]
+        if all(columns[0] + columns[1]):
+            break
+    lines = zip(IN_README, *([str(each or NOT_RUN) for each in column] for column in columns), strict=True)
+    return markdown([f"method, {ENCODERS[encoder]} frozen", "1 shot", "5 shots"], lines)

@@ -1,0 +1,143 @@
+"""The programs that measure speed: what they make of times, that they go on, and that all of them runs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+# what a plain environment with torch, transformers and scikit-learn need not have
+ABSENT = ["peft", "torchjd", "torch_geometric", "pooch", "matplotlib", "PIL", "pandas", "pyarrow"]
+
+
+@pytest.fixture
+def side_by_side(monkeypatch):
+    """The program, which fetches no peers here; threads are as before afterwards."""
+    monkeypatch.syspath_prepend(FOLDER)
+    import side_by_side
+
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(side_by_side.peers, "fetch", lambda folder: None)
+    monkeypatch.setattr(side_by_side.peers, "PACKAGES", {})
+    yield side_by_side
+    torch.set_num_threads(threads)
+
+
+def test_a_ratio_is_the_median_of_the_rounds_per_unit(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    from speed.timing import OURS, Times, beside
+
+    times = Times({OURS: [1.0, 2.0, 10.0], "other": [3.0, 2.0, 10.0]}, {OURS: 100, "other": 10})
+    assert times.per_unit(OURS) == 0.02 and times.per_unit("other") == 0.3
+    assert times.ratio("other") == pytest.approx((10, 10, 30))
+    assert beside("case", times, 1e3, note={"other": "!"}) == [
+        ["case", OURS, "20", "1", "", ""],
+        ["case", "other", "300", "**10**", "10 to 30", "!"],
+    ]
+
+
+@pytest.mark.slow
+def test_side_by_side_measures_once_and_writes_between_its_marks(side_by_side, tmp_path, monkeypatch):
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{side_by_side.START}\nold\n{side_by_side.END}\nafter\n", encoding="utf-8")
+    run = ["--tiny", "--out", str(tmp_path), "--page", str(page), "--parts"]
+    side_by_side.main([*run, "evaluation", "joint"])
+    first = page.read_text(encoding="utf-8")
+    assert first.startswith("before\n") and first.endswith("\nafter\n") and "old" not in first
+    assert first.count("Not run.") == len(side_by_side.PARTS) - 2
+    assert "| drawn and evaluated: 5-way 1-shot, 64 features | plain loop |" in first
+
+    kept = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
+    kept["rows"].append(["drawn and evaluated: x", "easyfsl", "1", "**15**", "9 to 18"])
+    (tmp_path / "evaluation.json").write_text(json.dumps(kept), encoding="utf-8")
+    monkeypatch.setattr(side_by_side, "run", lambda *_: pytest.fail("measured again"))
+    side_by_side.main([*run, "evaluation", "joint"])
+    again = page.read_text(encoding="utf-8")
+    assert "| drawn and evaluated: x | easyfsl | 20 × | 15 × | missed by a factor of 1.3: " in again
+
+
+def test_setfit_is_compared_on_the_draws_that_both_have(side_by_side, tmp_path):
+    fits = [
+        {
+            "method": method,
+            "dataset": "a",
+            "shots": 1,
+            "draw": draw,
+            "cpu_seconds": seconds,
+            "precision": "float32",
+        }
+        for method, draw, seconds in [
+            ("default", 0, 1),
+            ("default", 1, 2),
+            ("setfit", 0, 300),
+            ("setfit", 2, 9),
+        ]
+    ]
+    path = tmp_path / "results.jsonl"
+    path.write_text("\n".join(map(json.dumps, fits)), encoding="utf-8")
+    rows = side_by_side.classifier.measure(path)
+    assert rows == [["a", "1", "1", "1.00", "300.0", "float32", "**300**"]]
+
+
+@pytest.mark.slow
+def test_the_gpu_program_runs_on_a_cpu_without_what_a_plain_environment_lacks(tmp_path):
+    program = f"""
+import runpy, sys
+sys.modules.update(dict.fromkeys({ABSENT}))
+sys.path.insert(0, {str(FOLDER)!r})
+sys.argv = ["on_gpu.py", "--tiny", "--device", "cpu", "--out", {str(tmp_path)!r}]
+runpy.run_path({str(FOLDER / "on_gpu.py")!r}, run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "on_gpu.json").read_text(encoding="utf-8"))
+    assert list(found["parts"]) == ["meta_step", "prototypical", "maml", "lora", "amp"]
+    ways = {row[1]: row for row in found["parts"]["meta_step"]["rows"]}
+    assert float(ways["vmap"][-1]) < 1e-3 and ways["vmap, CUDA graph"][2] == "–"
+    assert max(found["parts"]["meta_step"]["float64"].values()) < 1e-9
+    assert all(part["curves"] for name, part in found["parts"].items() if name not in ("meta_step", "amp"))
+    page = (tmp_path / "on_gpu.md").read_text(encoding="utf-8")
+    assert page.count("\n## ") == 5 and "cpu, torch" in page
+
+
+def test_the_gpu_program_names_the_data_it_needs(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(FOLDER)
+    import on_gpu
+
+    with pytest.raises(SystemExit):
+        on_gpu.main(["--out", str(tmp_path)])
+    assert "--data is missing" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_pack_is_read_as_it_was_written(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import on_gpu_pack
+
+    made = on_gpu_pack.made_up()
+    upright = (made.texts.inputs.repeat(1, 98)[:, : 28 * 28] > 25).view(-1, 1, 28, 28).to(torch.uint8) * 255
+    turned = torch.cat([torch.rot90(upright, turns, (2, 3)) for turns in range(4)])
+    labels = torch.cat([4 * made.texts.labels + turns for turns in range(4)])
+    names = [f"{c // 4}, {90 * (c % 4)}°" for c in range(4 * made.texts.n_classes)]
+    splits = {name: torch.arange(4 * int(c[0]), 4 * int(c[-1]) + 4) for name, c in made.texts.splits.items()}
+    omniglot = on_gpu_pack.ClassDataset(turned, labels, names, splits)
+    texts = on_gpu_pack.ClassDataset(["x"] * len(made.texts), *list(vars(made.texts).values())[1:4])
+
+    class Encoder:
+        model, n_features = made.encoder.model.half().float(), made.encoder.n_features
+        tokenizer = type("", (), {"pad_token_id": 0})
+
+    ids = {len(made.texts): made.texts.inputs, made.texts.n_classes: made.names}
+    monkeypatch.setattr("fewshot_lib.data.load", lambda name, **_: omniglot if name == "omniglot" else texts)
+    monkeypatch.setattr("fewshot_lib.encoders.TextEncoder", lambda **_: Encoder)
+    monkeypatch.setattr("fewshot_lib.encoders.tokenise", lambda _, texts: ids[len(texts)])
+    read = on_gpu_pack.read(on_gpu_pack.write(tmp_path))
+    assert torch.equal(read.texts.inputs, made.texts.inputs) and torch.equal(read.names, made.names)
+    assert torch.equal(read.encoder(made.names), made.encoder(made.names))
+    for family in read.omniglot.values():
+        order, expected = family.labels.argsort(stable=True), labels.argsort(stable=True)
+        assert torch.equal(family.inputs[order], turned[expected])
+        assert all(torch.equal(family.splits[name], classes) for name, classes in splits.items())

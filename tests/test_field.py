@@ -1,0 +1,132 @@
+"""benchmarks/field.py: cells are whole or not there, and nothing is measured twice."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from fewshot_lib.core import few_shot_method
+from fewshot_lib.course import results
+from fewshot_lib.data.dataset import ClassDataset
+from fewshot_lib.multitask import Task
+from fewshot_lib.prototypes import NamesAsExamples, SoftKMeans, zero_shot
+
+ROOT = Path(__file__).parents[1]
+SOME = ["--sets", "huffpost", "reuters", "--families", "bao", "--encoders", "minilm"]
+
+
+@pytest.fixture
+def field(monkeypatch, tmp_path):
+    """The program, on small made-up sets; call it with arguments."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import field
+
+    monkeypatch.setattr(field.fd, "prepared", lambda name, family, encoder: small(field.fd, name))
+    monkeypatch.setattr(field.fd, "N_EPISODES", 12)
+    few = ("zero-shot", "names as examples", "balanced soft k-means with names (T)", "relational")
+    monkeypatch.setattr(field, "ROWS", {row: field.ROWS[row] for row in few})
+
+    def run(*arguments):
+        command = ["field.py", *SOME, *arguments, "--out", str(tmp_path / "cells")]
+        monkeypatch.setattr(sys, "argv", command)
+        field.main()
+        return {path: path.read_bytes() for path in sorted((tmp_path / "cells").rglob("*.json"))}
+
+    run.module = field
+    return run
+
+
+def small(fd, name):
+    """18 classes of 22 texts whose features are known, in three splits."""
+    generator = torch.Generator().manual_seed(len(name))
+    labels = torch.arange(18).repeat_interleave(22)
+    splits = dict(zip(("train", "val", "test"), torch.arange(18).split(6), strict=True))
+    names = [f"{name} {c}" for c in range(18)]
+    texts = [f"text {i}" for i in range(len(labels))]
+    dataset = ClassDataset(texts, labels, names, splits, name=name, split_family="bao")
+    centres = torch.randn(18, 8, generator=generator)
+    features = centres[labels] + 0.5 * torch.randn(len(labels), 8, generator=generator)
+    return fd.Prepared(Task(name, dataset, features, centres), "raw")
+
+
+def test_every_cell_is_measured_once_and_can_be_published(field, monkeypatch):
+    cells = field("--rows", "zero-shot", "balanced soft k-means with names (T)")
+    assert len(cells) == 2 * 2 * 3  # sets, shots, rows: the baseline comes along
+    for cell in map(json.loads, cells.values()):
+        assert set(results.COLUMNS) < set(cell) and len(cell["accuracies"]) == 12
+        assert cell["mean"] == pytest.approx(sum(cell["accuracies"]) / 12, abs=1e-4)
+        assert (cell["kind"] == "transductive") == cell["method"].endswith("(T)")
+    monkeypatch.setattr(field.module.Field, "measure", None)  # would fail
+    assert field("--rows", "zero-shot") == cells
+    twins = field("--rows", "zero-shot", "--families", "metaprompting")  # the same test classes
+    copies = [json.loads(cell) for path, cell in twins.items() if "metaprompting" in path.parts]
+    assert len(copies) == 4 and {cell["family"] for cell in copies} == {"metaprompting"}
+
+
+def test_an_interrupted_run_loses_nothing_and_goes_on(field, monkeypatch):
+    asked = []
+
+    @few_shot_method("stops", transductive=False, uses_names=True)
+    def stops(support, query, names):
+        asked.append(1)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return zero_shot(support, query, names)
+
+    monkeypatch.setitem(field.module.ROWS, "zero-shot", stops)
+    with pytest.raises(KeyboardInterrupt):
+        field("--rows", "zero-shot")
+    whole = field("--rows", "zero-shot")
+    assert len(asked) == 5 and len(whole) == 8  # two before, the third again, and the fourth
+
+
+def test_another_setting_is_measured_again(field, monkeypatch):
+    row = "balanced soft k-means with names (T)"
+    before = field("--rows", row)
+    monkeypatch.setitem(field.module.ROWS, row, SoftKMeans(rounds=1))
+    after = field("--rows", row)
+    changed = [path for path in before if before[path] != after[path]]
+    assert len(changed) == 4 and all("balanced" in path.name for path in changed)
+    monkeypatch.setitem(field.module.ROWS, "names as examples", NamesAsExamples(weight=1))
+    other = field("--rows", row)  # what it is compared with has changed
+    assert all(other[path] != after[path] for path in after)
+
+
+@pytest.mark.slow
+def test_what_is_trained_has_a_cell_per_seed(field, monkeypatch):
+    quick = replace(
+        field.module.ROWS["relational"], make=lambda d: torch_relational(), training={"n_steps": 2}
+    )
+    monkeypatch.setitem(field.module.ROWS, "relational", quick)
+    cells = field("--rows", "relational", "zero-shot", "--seeds", "0", "1", "--shots", "1")
+    found = [json.loads(cell) for cell in cells.values()]
+    seeds = sorted((c["method"], c["seed"]) for c in found if c["set"] == "reuters")
+    assert seeds == [("names as examples", 0), ("relational", 0), ("relational", 1), ("zero-shot", 0)]
+    assert all((c["training_seconds"] > 0) == (c["method"] == "relational") for c in found)
+
+
+def torch_relational():
+    from fewshot_lib.graphs import RelationalNetwork
+
+    return RelationalNetwork()
+
+
+def test_more_texts_later_come_on_top_of_the_first_ones(field, monkeypatch):
+    fd = field.module.fd
+    dataset = small(fd, "huffpost").task.dataset
+    monkeypatch.setattr(fd, "BLOCK", 5)
+    monkeypatch.setattr(fd, "OTHERS", 5)
+    monkeypatch.setattr(fd, "TEXTS", {"huffpost": 10})
+    few = fd.blocks(dataset)
+    assert {c: sum(number_of == c for number_of, _ in few) for c in range(18)} == {
+        c: 1 + (c >= 12) for c in range(18)
+    }
+    monkeypatch.setattr(fd, "TEXTS", {"huffpost": 20})
+    many = fd.blocks(dataset)
+    assert all(torch.equal(rows, many[block]) for block, rows in few.items())
+    rows = torch.cat(list(many.values()))
+    assert len(rows.unique()) == len(rows) == len(fd.thinned(dataset)) == 12 * 5 + 6 * 20
+    assert torch.equal(fd.thinned(dataset).labels, dataset.labels[rows])
