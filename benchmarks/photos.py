@@ -22,7 +22,7 @@ from fewshot_lib.core import EpisodeSampler, compare_paired, evaluate
 from fewshot_lib.encoders import PhotoEncoder, extract_features
 from fewshot_lib.prototypes import NamesAsExamples
 
-METHOD = NamesAsExamples(uses_names=False)
+METHOD = NamesAsExamples(C=10, uses_names=False)
 MOST_CLASSES, N_QUERY = 50, 8
 FORMS = {  # name -> encoder, and how it wants the files of a folder
     "EfficientNet-Lite0": (PhotoEncoder, {"size": PhotoEncoder.side, "color": True}),
