@@ -1,13 +1,15 @@
 """The table of the field: every method, on every published text set, split family and encoder.
 
     FEWSHOT_BF16=1 python benchmarks/field.py [--sets huffpost reuters 20news amazon hwu64]
-        [--families bao metaprompting metaprompter] [--shots 1 5] [--encoders minilm mpnet] [--rows ...]
-        [--seeds 0 1 2] [--choose] [--out build/field]
+        [--families bao metaprompting metaprompter] [--shots 1 5] [--encoders minilm mpnet] [--tuned]
+        [--rows ...] [--seeds 0 1 2] [--choose] [--out build/field]
 
 5-way, 1 and 5 shots, 15 queries per class, 1,000 saved test episodes, the same for all methods. Encoders are
 frozen (``field_data.py``: texts, features, episodes; ``field_rows.py``: the methods). A model that is trained
-is trained jointly on the training classes of all sets of a family, with three seeds; its best step, every
-setting of a method, and whether features are centred, are chosen on validation classes.
+is trained jointly on the training classes of all sets of a family that have five, with three seeds; its best
+step, every setting of a method, and whether features are centred, are chosen on validation classes. With
+``--tuned``, all-MiniLM-L6-v2 gets LoRA adapters instead, trained in the same way, with as many seeds; models
+are trained on features of the frozen encoder, for a tuned one knows the training classes too well.
 
 The work is cut into *cells*: a set, a family, a number of shots, an encoder, a row, a seed. Each is a JSON
 file in ``--out``, whole or not at all; what is there and was measured in the same way is not measured again.
@@ -64,7 +66,8 @@ class Field:
     def path(self, name: str, n_shot: int, row: str, seed: int) -> Path:
         """Of the file of a cell."""
         slug = "".join(letter if letter.isalnum() else "-" for letter in row)
-        return self.out / self.family / name / f"{self.encoder.name}-{n_shot}shot-{slug}-{seed}.json"
+        kind = self.encoder.name + "-lora" * (self.encoder.tuned != "frozen")
+        return self.out / self.family / name / f"{kind}-{n_shot}shot-{slug}-{seed}.json"
 
     def how(self, name: str, n_shot: int, row: str, seed: int) -> Cell:
         """What a cell is of and how it is measured: all that must be equal for it to be kept."""
@@ -76,7 +79,7 @@ class Field:
             "family": self.family,
             "split": dataset.split_family,
             "encoder": self.encoder.name,
-            "tuned": "frozen",
+            "tuned": self.encoder.tuned,
             "method": row,
             "settings": settings_of(ROWS[row]),
             "baseline": settings_of(ROWS[BASELINE]),
@@ -98,7 +101,8 @@ class Field:
         What is not trained has the same result in every family with the same test classes.
         """
         here, how = self.path(name, n_shot, row, seed), self.how(name, n_shot, row, seed)
-        for family in [self.family] if isinstance(ROWS[row], Trained) else [self.family, *fd.FAMILIES]:
+        trained = isinstance(ROWS[row], Trained) or self.encoder.tuned != "frozen"
+        for family in [self.family] if trained else [self.family, *fd.FAMILIES]:
             path = replace(self, family=family).path(name, n_shot, row, seed)
             if not path.is_file():
                 continue
@@ -112,7 +116,7 @@ class Field:
 
     def baseline(self, name: str, n_shot: int) -> EpisodeResults:
         """What every row is compared with, measured first if it is not there."""
-        which = (name, n_shot, BASELINE, 0)
+        which = (name, n_shot, BASELINE, self.encoder.seed)
         if (cell := self.kept(*which)) is None:
             cell = self.measure(*which, ROWS[BASELINE], 0.0)
         method = few_shot_method(BASELINE, transductive=False)(lambda support, query: query)
@@ -148,11 +152,13 @@ class Field:
         """Measures those cells of a row and a seed that are not there, after the training that they need."""
         method, training = ROWS[row], 0.0
         cells = [(name, k) for name in names for k in shots if self.kept(name, k, row, seed) is None]
-        if not cells or (seed and not isinstance(method, Trained)):
+        if not cells or (seed != self.encoder.seed and not isinstance(method, Trained)):
             return
         if isinstance(method, Trained):
             start = time.perf_counter()
-            method = method([self.prepared(name).task for name in self.sets()], seed)
+            learnt_from = replace(self, encoder=self.encoder.frozen)
+            tasks = [learnt_from.prepared(name).task for name in self.sets()]
+            method = method([task for task in tasks if len(task.classes("train")) >= fd.N_WAY], seed)
             training = time.perf_counter() - start
         for name, n_shot in cells:
             self.measure(name, n_shot, row, seed, method, training)
@@ -198,13 +204,20 @@ def main() -> None:
         parser.add_argument(f"--{name}", nargs="+", choices=list(all_of_them), default=list(all_of_them))
     parser.add_argument("--shots", nargs="+", type=int, choices=fd.SHOTS, default=list(fd.SHOTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of what is trained")
+    parser.add_argument("--tuned", action="store_true", help="all-MiniLM-L6-v2 with adapters, nothing else")
     parser.add_argument(
         "--choose", action="store_true", help="measure nothing: settings on validation classes"
     )
     parser.add_argument("--features", type=Path, help="folder that keeps features (default: in the cache)")
     parser.add_argument("--out", type=Path, default=Path("build/field"))
     options = parser.parse_args()
-    for family, name in itertools.product(options.families, options.encoders):
+    for family in options.families:
+        names = [each for each in options.sets if fd.has_family(each, family)]
+        for seed in options.seeds if options.tuned else ():
+            field = Field(family, fd.TunedEncoder(family, seed, options.features), options.out)
+            for row in options.rows:
+                field.run(row, seed, names, options.shots)
+    for family, name in itertools.product(options.families, () if options.tuned else options.encoders):
         field = Field(family, fd.Encoder(name, options.features), options.out)
         names = [each for each in options.sets if fd.has_family(each, family)]
         for row in options.rows:

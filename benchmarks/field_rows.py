@@ -14,7 +14,7 @@ from torch import nn
 
 from fewshot_lib.core import Method, seed_everything
 from fewshot_lib.finetuning import TIM, FineTuning, TransductiveFineTuning
-from fewshot_lib.graphs import Combined, GATTransformer, RelationalNetwork
+from fewshot_lib.graphs import Combined, GATTransformer, InContext, RelationalNetwork
 from fewshot_lib.multitask import RandomRotation, Task, TaskSampler, train_jointly
 from fewshot_lib.prototypes import SoftKMeans, cosine_prototypes, name_mix, names_as_examples, zero_shot
 
@@ -53,6 +53,7 @@ ROWS: dict[str, Method | Trained] = {
     "cosine fine-tuning": FineTuning(temperature=0.1, lr=0.01, steps=20),
     "relational": Trained(lambda d: RelationalNetwork(head=names_as_examples), RELATIONAL),
     "GAT-Transformer": Trained(GATTransformer, PROJECTED, rotated=True),
+    "in-context": Trained(InContext, PROJECTED, rotated=True),
     "relational + GAT-Transformer": Trained(
         lambda d: Combined(RelationalNetwork(), GATTransformer(d)), PROJECTED, rotated=True
     ),

@@ -160,19 +160,18 @@ def mix_on_validation(task: Task) -> float:
     return sum(means) / len(means)
 
 
-def tuned_encoder(datasets: list[ClassDataset], options: argparse.Namespace) -> TokenEncoder:
+def tuned_encoder(datasets: list[ClassDataset], n_steps: int, seed: int, checkpoint: Path) -> TokenEncoder:
     """LoRA adapters, trained on the training classes of all sets, as strong as validation classes like it."""
     short = TextEncoder(max_tokens=TRAIN_TOKENS)
-    tuned = with_lora(short, rank=16, targets=("query", "key", "value", "dense"), seed=options.seed)
+    tuned = with_lora(short, rank=16, targets=("query", "key", "value", "dense"), seed=seed)
     tuned = tuned.to(pick_device())
     tasks = [Task(ds.name, ds, *token_ids(ds, short, TRAIN_TOKENS)) for ds in datasets]
     samplers = [
-        TaskSampler([task], min(10, len(task.classes("train"))), (1, 5), 2, 1, seed=options.seed + number)
+        TaskSampler([task], min(10, len(task.classes("train"))), (1, 5), 2, 1, seed=seed + number)
         for number, task in enumerate(tasks)
     ]
-    loop = {"validate_every": max(1, options.lora // 4), "checkpoint_every": 50}
-    loop["checkpoint"] = options.out / f"lora-{options.lora}.pt"
-    tune_encoder(tuned, samplers, options.lora, **loop)
+    loop = {"validate_every": max(1, n_steps // 4), "checkpoint_every": 50, "checkpoint": checkpoint}
+    tune_encoder(tuned, samplers, n_steps, **loop)
     whole, mean_of = copy.deepcopy(tuned.state_dict()), {}
     for strength in STRENGTHS:
         scale_adapters(tuned, strength)
@@ -368,7 +367,8 @@ def main() -> None:
     datasets = [
         thinned(data.load(name, split_family=options.family), options.per_class) for name in options.datasets
     ]
-    tuned = tuned_encoder(datasets, options) if options.lora else None
+    checkpoint = options.out / f"lora-{options.lora}.pt"
+    tuned = tuned_encoder(datasets, options.lora, options.seed, checkpoint) if options.lora else None
     sets = {}
     for dataset in datasets:
         print(dataset, flush=True)

@@ -7,9 +7,9 @@
 on the same saved episodes of test classes, with paired differences. Two groups of rows, which must not be
 mixed up: those of the frozen *sentence encoder* (all-MiniLM-L6-v2), and those of one *masked language model*,
 ``--lm`` ("bert-base-uncased" for the papers'). Learners are trained for each number of shots on ``--steps`` ×
-4 episodes of training classes, first-order, with fixed settings: nothing is chosen on test classes, and no
-model is picked by validation. Inner loops descend the loss of the words alone (``Mixture.on_support``). The
-papers: 6,000 and 4,000 episodes of second and first order.
+4 episodes of training classes, first-order, with fixed settings; the step size of the inner loop at test time
+is chosen on validation classes, and nothing on test classes. Inner loops descend the loss of the words alone
+(``Mixture.on_support``). The papers: 6,000 and 4,000 episodes of second and first order.
 
 Interrupted, it goes on: training from its checkpoints, finished rows from ``--out/rows``. Writes
 metaprompting.md and .csv there. With ``--lm minilm-mlm`` only ``--family bao`` is clean: that model has read
@@ -71,6 +71,7 @@ INNER_STEPS, INNER_LR, LR = (
     0.1,
     0.01,
 )  # the rate of the prompt; adapters and pool take a tenth in the outer loop
+RATES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # of the inner loop at test time: validation classes choose
 POOL = (8, 8)  # prompts, and their tokens
 BAR = "label names + prototypes"
 ENCODER_ROWS = {
@@ -166,6 +167,17 @@ class Run:
         return drawn
 
     @cached_property
+    def validation(self) -> Episodes:
+        """Of validation classes, for the inner rate: as many ways as there are, at most 5."""
+        classes = self.dataset.classes("val")
+        n_query = min(5, int(self.dataset.counts[classes].min()) - self.n_shot)
+        n_way = min(N_WAY, len(classes))
+        sampler = EpisodeSampler(
+            self.dataset.labels, classes, n_way, self.n_shot, n_query, self.options.seed + 1
+        )
+        return sampler.sample(min(100, self.options.episodes))
+
+    @cached_property
     def hard_start(self) -> Tensor:
         """The embeddings of the template's own words, (P, d)."""
         return initial_prompt(self.lm, self.template, "words")
@@ -239,8 +251,19 @@ def encoder_rows(run: Run, encoder: TextEncoder) -> dict[str, Callable[[], Episo
 def prompt_rows(run: Run) -> dict[str, Callable[[], EpisodeResults]]:
     """Rows of the masked language model, each as a function that trains what it needs and computes it."""
 
-    def measured(method: Method, ids: Tensor) -> EpisodeResults:
-        return evaluate(method, run.episodes, ids, batch_size=run.options.batch_size, names=run.words)
+    def measured(method: Method, ids: Tensor, episodes: Episodes | None = None) -> EpisodeResults:
+        batch_size = run.options.batch_size
+        return evaluate(method, episodes or run.episodes, ids, batch_size=batch_size, names=run.words)
+
+    def with_best_rate(learner: MetaPrompting) -> EpisodeResults:
+        """With the inner rate that is best on validation classes; where no step is taken, there is none."""
+        if not learner.inner_steps:
+            return measured(learner.as_method(), run.ids)
+        methods = {rate: learner.as_method(lr=rate, optimizer="sgd") for rate in RATES}
+        means = {r: measured(m, run.ids, run.validation).mean for r, m in methods.items()}
+        best = max(means, key=means.get)
+        print("  validation accuracy by inner rate:", {r: f"{m:.1%}" for r, m in means.items()}, flush=True)
+        return measured(methods[best], run.ids)
 
     def words(calibrated: bool) -> EpisodeResults:
         centre = None
@@ -255,13 +278,13 @@ def prompt_rows(run: Run) -> dict[str, Callable[[], EpisodeResults]]:
         return measured(PromptTuning(model, steps=0), run.ids)
 
     def plain(tune: str) -> EpisodeResults:
-        return measured(run.learner(tune, INNER_STEPS).as_method(), run.ids)
+        return with_best_rate(run.learner(tune, INNER_STEPS))
 
     def learnt(name: str, tune: str, inner_steps: int) -> EpisodeResults:
         learner = run.trained(
             run.learner(tune, inner_steps), name, run.ids, LR if tune == "prompt" else LR / 10
         )
-        return measured(learner.as_method(), run.ids)
+        return with_best_rate(learner)
 
     @cache
     def prompter() -> MetaPrompting:
@@ -343,7 +366,7 @@ def rows_of(run: Run, encoder: TextEncoder) -> list[list[str]]:
     training |= {
         "lm": encoder_fingerprint(run.lm),
         "max_tokens": str(run.lm.max_tokens),
-        "learning": f"{INNER_STEPS} {INNER_LR} {LR} {POOL}",
+        "learning": f"{INNER_STEPS} {INNER_LR} {LR} {POOL} {RATES}",
     }
     for model, rows, settings in (
         ("all-MiniLM-L6-v2", encoder_rows(run, encoder), {}),

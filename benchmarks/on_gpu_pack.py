@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -80,6 +81,7 @@ def read(path: Path) -> Pack:
 
     omniglot = {f: ClassDataset(images, labels, named, splits(f), name=f"omniglot/{f}") for f in FAMILIES}
     ids, names = tensors["ids"].long(), tensors["names"].long()
+    names = F.pad(names, (0, ids.shape[1] - names.shape[1]), value=about["padding"])  # as long as texts
     texts = ClassDataset(
         ids, tensors["labels"].long(), about["classes"], splits("texts"), name="huffpost/bao"
     )

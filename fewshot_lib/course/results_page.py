@@ -69,17 +69,20 @@ class Row(NamedTuple):
 
 
 def rows_of(cells: Sequence[Cell], family: str) -> list[Row]:
-    """All methods and encoders of the table, also those that this family has no cell of."""
+    """All methods with their encoders, also those that this family has no cell of."""
     kinds = {cell["method"]: cell["kind"] for cell in cells}
-    encoders = sorted({cell["encoder"] for cell in cells})
     rows = []
-    for method, encoder in ((m, e) for m in kinds for e in encoders):
+    for method, encoder in sorted({(cell["method"], _encoder_of(cell)) for cell in cells}):
         found: dict[tuple[str, int], list[Cell]] = {}
         for cell in cells:
-            if (cell["family"], cell["method"], cell["encoder"]) == (family, method, encoder):
+            if (cell["family"], cell["method"], _encoder_of(cell)) == (family, method, encoder):
                 found.setdefault((cell["set"], cell["shots"]), []).append(cell)
         rows.append(Row(method, encoder, kinds[method], found))
     return sorted(rows, key=lambda row: (row.encoder, row.kind, -len(row.cells), _accuracy(row)))
+
+
+def _encoder_of(cell: Cell) -> str:
+    return cell["encoder"] + ("" if cell["tuned"] == "frozen" else f", {cell['tuned']}")
 
 
 def _accuracy(row: Row) -> float:
@@ -192,7 +195,8 @@ def measured_how(cells: Sequence[Cell]) -> str:
             + ", ".join(f"{name} {n}" for name, n in sorted(texts.items()))
             + " (Reuters has 20). The interval is over episodes of these texts.",
             f"- Restricted: {', '.join(splits) or 'nothing'}.",
-            f"- Encoders frozen, {each('max_tokens')} tokens, {each('precision')}.",
+            "- Encoders frozen, but for those with LoRA: adapters trained on the training classes of all "
+            f"sets of the family; {each('max_tokens')} tokens, {each('precision')}.",
             "- Centred by the mean of training classes, as validation classes prefer: "
             + (", ".join(f"{s}/{f} ({e})" for f, s, e, space in centred if space == "centred") or "none")
             + "; the others raw.",

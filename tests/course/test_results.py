@@ -19,6 +19,7 @@ def cell(**changed):
     values = {name: "" for name in results.COLUMNS} | dict.fromkeys(results.WHOLE, 1)
     values |= dict.fromkeys(results.NUMBERS, 0.01) | {"mean": 0.7, "encoder": "mpnet", "kind": "inductive"}
     values |= {"family": "bao", "set": "huffpost", "method": "A", "seed": 0, "split": "bao"}
+    values |= {"tuned": "frozen"}
     return values | changed
 
 
@@ -51,6 +52,12 @@ def written(folder, cells):
 def test_a_mean_over_sets_has_the_interval_of_independent_means():
     found = row(everywhere(ci95=0.02)).estimate(FOUR, 1)
     assert found.mean == pytest.approx(0.7) and found.half == pytest.approx(0.02 * 2 / 4)
+
+
+def test_a_tuned_encoder_has_rows_of_its_own():
+    cells = everywhere() + everywhere(tuned="LoRA", mean=0.8)
+    assert [row.encoder for row in results_page.rows_of(cells, "bao")] == ["mpnet", "mpnet, LoRA"]
+    assert row(cells).estimate(FOUR, 1).mean == pytest.approx(0.7)
 
 
 def test_seeds_are_averaged_over_the_sets_first_and_widen_the_interval():
