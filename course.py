@@ -3,10 +3,11 @@
     python3 course.py run      run every notebook; pages and a table of results under build/course/
     python3 course.py lab      open the notebooks in JupyterLab
     python3 course.py test     run the test suite; with --fast without notebooks and slow tests
-    python3 course.py setup    only the set-up
+    python3 course.py site     build the course as a web site that needs no network, under build/site/
+    python3 course.py setup    only the set-up; setup browser: with what the tests in a browser need
 
-Also: sweep, results, class, check, record, data, fit, predict, suggest, evaluate, as `fewshot` has them.
-What follows is passed on: run --profile smoke
+Also: sweep, results, class, students, grade, slides, check, record, data, fit, predict, suggest, evaluate,
+as `fewshot` has them. What follows is passed on: run --profile smoke
 
 The first call makes .venv beside this file and installs the pinned packages there; later calls reuse it.
 """
@@ -34,11 +35,13 @@ PYTHON = str(VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 UNFINISHED = "unfinished"
 NEEDED_GB = 3  # with the CPU build of torch: .venv 1.8, downloads on their way 0.5, and some air
 
-OF_FEWSHOT = "run sweep results class check record data fit predict suggest evaluate".split()
+OF_FEWSHOT = "run sweep results class check record data fit predict suggest evaluate site".split()
+OF_FEWSHOT += ["students", "grade", "slides"]
 COMMANDS = {name: ["-m", "fewshot_lib", name] for name in OF_FEWSHOT}
 COMMANDS["lab"] = ["-m", "jupyterlab", "--ServerApp.root_dir={}".format(ROOT / "notebooks")]
 COMMANDS["test"] = ["-m", "pytest"]
 COMMANDS["setup"] = []
+EXTRAS = ("site", "browser")  # of pyproject.toml, which few need: installed when they are first asked for
 FAST = ["-m", "not slow", "tests", "--ignore=tests/notebooks"]  # what `test --fast` stands for
 
 # What pip says -> what to do. The first that matches counts: without a network there is a "No matching" too.
@@ -197,6 +200,19 @@ def install():
     print("The set-up is complete.", flush=True)
 
 
+def add_extra(name):
+    """Installs an extra of pyproject.toml, pinned by the same files; returns at once where that is done."""
+    stamp, wanted = VENV / f"course-extra-{name}", fingerprint(venv_version())
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return
+    print(f"Installing what {name!r} needs, only this once.", flush=True)
+    pip = [PYTHON, "-m", "pip", "install", "--no-compile", "--no-input", "--log", str(LOG)]
+    pins = ["-c", "requirements.txt", "-c", "constraints.txt"]
+    with installation_lock():
+        run_step([*pip, *pins, "--no-build-isolation", "-e", f".[{name}]"])
+        stamp.write_text(wanted)
+
+
 def run_step(command):
     """Runs one step of the set-up; raises SetupError if it fails."""
     # Downloads go through .venv too: one disk to check, and no small temporary folder to fill.
@@ -256,12 +272,17 @@ def main(arguments):
     if command not in COMMANDS:
         print(f"There is no command {command!r}; there are: {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
+    if command == "setup" and set(rest) - set(EXTRAS):
+        print("After setup may stand: {}.".format(", ".join(EXTRAS)), file=sys.stderr)
+        return 2
     if command == "test" and "--fast" in rest:
         rest = FAST + [argument for argument in rest if argument != "--fast"]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         check_python()
         set_up()
+        for extra in rest if command == "setup" else {command}.intersection(EXTRAS):
+            add_extra(extra)
         return hand_over(COMMANDS[command] + rest) if command != "setup" else 0
     except SetupError as error:
         print(error, file=sys.stderr)

@@ -16,6 +16,7 @@ from fewshot_lib.core import positive
 from fewshot_lib.course import labelling, machine, records
 from fewshot_lib.course import results as publishing
 from fewshot_lib.course.authoring import recorder
+from fewshot_lib.course.classroom import command as classroom
 from fewshot_lib.course.lesson import PROFILES
 from fewshot_lib.course.running import execution, output, parameters, runner
 from fewshot_lib.course.sweeps import command as sweeping
@@ -24,8 +25,8 @@ from fewshot_lib.course.sweeps import students
 from fewshot_lib.course.sweeps.grid import parse_seeds
 from fewshot_lib.data.sources import OPTIONS
 
-OUT, CELLS = Path("build/course"), Path("build/field")
-NAMES = "notebooks: paths, directories, or the beginning of a name such as 02 (default: all)"
+OUT, CELLS, SITE = Path("build/course"), Path("build/field"), Path("build/site")
+NAMES = "notebooks: paths, directories, or the beginning of a name such as 02 or extra/vmap (default: all)"
 DATA = f"a table of texts, a folder with one folder of pictures per class, or {', '.join(data.LOADERS)}"
 SPLIT = "which classes are for what: shares (0.6/0.2/0.2), a .json or .csv file, or a split family"
 DATA_OPTIONS: dict[str, dict[str, Any]] = {
@@ -64,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
 
     sweeping.add_commands(commands, NAMES, PROFILES)
     labelling.add_commands(commands, DATA_OPTIONS)
+    classroom.add_commands(commands, NAMES)
 
     results = commands.add_parser("results", help="collect and print the results of runs and sweeps")
     results.set_defaults(function=_results)
@@ -79,6 +81,10 @@ def parser() -> argparse.ArgumentParser:
     record.set_defaults(function=_record)
     record.add_argument("notebooks", nargs="*", help=NAMES)
     record.add_argument("--check", action="store_true", help="run nothing: only say which rules they break")
+
+    site = commands.add_parser("site", help="build the course as a web site that needs no network")
+    site.set_defaults(function=_site)
+    site.add_argument("--out", type=Path, default=SITE, help=f"directory for it (default: {SITE})")
 
     purpose = "What is in a data set, what is wrong with it, and which episodes it can give."
     look = commands.add_parser("data", help="look at a data set, your own or a known one")
@@ -167,6 +173,12 @@ def _results(arguments: argparse.Namespace) -> bool:
 def _record(arguments: argparse.Namespace) -> bool:
     paths = execution.find_notebooks(arguments.notebooks)
     return recorder.report_problems(paths, _say) if arguments.check else recorder.record(paths, _say)
+
+
+def _site(arguments: argparse.Namespace) -> bool:
+    from fewshot_lib.course.site.build import build
+
+    return build(arguments.out, _say)
 
 
 def _inspect(arguments: argparse.Namespace) -> bool:

@@ -72,7 +72,7 @@ def check(
     strict = os.environ.get("FEWSHOT_STRICT") == "1"
     if strict:
         _check_mistakes(answer, cases, mistakes, same)
-    answer.verdict, message = _judge(answer, cases, mistakes, same)
+    answer.verdict, message = judge(answer, cases, mistakes, same)
     answer.accepted = answer.verdict == "ok"
     sentence = f"{answer.__name__}: [{answer.verdict}] {message}"
     if strict and not answer.accepted:
@@ -100,7 +100,7 @@ def _agrees(function: Callable, case: Case, value: Any, same: Callable) -> bool:
         return False
 
 
-def _judge(answer: Exercise, cases: Sequence, mistakes: Mapping, same: Callable) -> tuple[str, str]:
+def judge(answer: Exercise, cases: Sequence, mistakes: Mapping, same: Callable) -> tuple[str, str]:
     """The verdict and its explanation."""
     for number, case in enumerate(cases, start=1):
         try:
@@ -116,9 +116,25 @@ def _judge(answer: Exercise, cases: Sequence, mistakes: Mapping, same: Callable)
         if form(found) != form(expected):
             return "shape", f"case {number}: you returned {describe(found)}, expected {describe(expected)}"
         if not same(found, expected):
-            reasons = (text for text, wrong in mistakes.items() if _agrees(wrong, case, found, same))
-            return "value", f"case {number}: " + next(reasons, "the values differ from the reference")
+            texts = [text for text, wrong in mistakes.items() if _agrees(wrong, case, found, same)]
+            reason = _most_likely(answer.learner, texts, mistakes, cases, same)
+            return "value", f"case {number}: {reason}"
     return "ok", "1 case" if len(cases) == 1 else f"{len(cases)} cases"
+
+
+def _most_likely(
+    learner: Callable, texts: Sequence[str], mistakes: Mapping, cases: Sequence, same: Callable
+) -> str:
+    """Of the mistakes that explain one value, the one that explains the answers to all cases, if any does."""
+
+    def explains_all(text: str) -> bool:
+        try:
+            return all(_agrees(mistakes[text], case, _call(learner, case), same) for case in cases)
+        except Exception:  # the learner's code fails on another case: then only this one tells
+            return False
+
+    whole = filter(explains_all, texts if len(texts) > 1 else [])
+    return next(whole, texts[0] if texts else "the values differ from the reference")
 
 
 def _place(error: Exception) -> str:

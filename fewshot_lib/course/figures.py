@@ -7,6 +7,7 @@ nbconvert show, and as a plain PNG for every other reader. The same figure gives
 import base64
 import html
 import io
+import os
 from typing import Any
 
 import numpy as np
@@ -41,12 +42,20 @@ def check_alt(alt: str) -> None:
 
 
 def png_bytes(fig: Any) -> bytes:
-    """The figure as PNG: a palette, at most 100 dots per inch, no trace of its program. Closes the figure."""
+    """The figure as PNG: a palette, at most 100 dots per inch, no trace of its program. Closes the figure.
+
+    In a strict run, ValueError for one that some readers cannot see.
+    """
     if not hasattr(fig, "savefig"):
         kind = type(fig).__name__
         raise TypeError(f"`fig` is a {kind}: give a matplotlib Figure (as the first of plt.subplots()).")
     from matplotlib import pyplot as plt
 
+    if os.environ.get("FEWSHOT_STRICT") == "1":
+        from fewshot_lib.course.accessibility import faults
+
+        if found := list(faults(fig)):
+            raise ValueError("A figure that some readers cannot see: " + " ".join(found))
     drawn, stored = io.BytesIO(), io.BytesIO()
     fig.savefig(drawn, format="png", dpi=min(fig.dpi, MAX_DPI), bbox_inches="tight", facecolor="white")
     plt.close(fig)

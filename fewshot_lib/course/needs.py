@@ -46,6 +46,8 @@ class Chapter:
 EPISODES = Need("n_way", "n_shot + n_query")  # the course's own episodes, drawn from all classes of a split
 TWO_OR_MORE = Need("2", "n_shot + n_query")  # compared or chosen on as many ways as there are, up to n_way
 CONV4 = 16  # it halves a picture four times
+# Two tasks, each with two classes to train on; two to choose by and two to test on, perhaps shared.
+MANY_TASKS = Chapter({"train + val": Need("8", "n_shot + n_query"), "test": EPISODES}, pixels=CONV4)
 
 NEEDS: Mapping[str, Chapter] = MappingProxyType(
     {
@@ -62,24 +64,33 @@ NEEDS: Mapping[str, Chapter] = MappingProxyType(
         "03_cosine_fine_tuning": Chapter(
             {"train": Need("2", "1"), "val": EPISODES, "test": EPISODES}, pixels=CONV4
         ),
+        "03_more_fine_tuning": Chapter(
+            {"train": Need("2", "1"), "val": EPISODES, "test": EPISODES}, pixels=CONV4
+        ),
+        "wrap_up_1": Chapter({"val": EPISODES, "test": EPISODES}),
         # The head that is meta-learnt has n_way classes; seen classes are compared with unseen ones.
         "04_maml_and_reptile": Chapter({"train": EPISODES, "val": EPISODES, "test": EPISODES}),
         # By hand: a support and a query of two training classes. Validation chooses templates and rates.
         "05_soft_prompts": Chapter(
             {"train": Need("2", "2"), "val": TWO_OR_MORE, "test": EPISODES}, texts_only=True
         ),
-        # Meta-training takes episodes of at least two classes, with one query of each. Nothing is chosen.
-        "06_metaprompting": Chapter({"train": Need("2", "n_shot + 1"), "test": EPISODES}, texts_only=True),
+        # Meta-training takes episodes of two classes or more, with one query of each. Validation chooses α.
+        "06_metaprompting": Chapter(
+            {"train": Need("2", "n_shot + 1"), "val": TWO_OR_MORE, "test": EPISODES}, texts_only=True
+        ),
+        "metaprompter": Chapter({"train": Need("2", "n_shot + 1"), "test": EPISODES}, texts_only=True),
+        "wrap_up_2": Chapter({"train": Need("2", "n_shot + 1"), "test": EPISODES}, texts_only=True),
         # Training and validation classes are watched on equal episodes.
         "07_episode_graphs": Chapter(
             {"train": TWO_OR_MORE, "val": TWO_OR_MORE, "test": EPISODES}, pixels=CONV4
         ),
-        # Two tasks, each with two classes to train on; two to choose by and two to test on, perhaps shared.
-        "08_gat_transformer_multitask": Chapter(
-            {"train + val": Need("8", "n_shot + n_query"), "test": EPISODES}, pixels=CONV4
-        ),
+        "08_gat_transformer_multitask": MANY_TASKS,
         # All classes are the reader's own, whatever the split: two examples to learn from, one to judge by.
         "09_your_own_data": Chapter({"train + val + test": Need("n_way", "n_shot + 2", every=False)}),
+        # Optional notebooks, in notebooks/extra.
+        "vmap_detective": Chapter({"train": EPISODES, "test": EPISODES}),
+        "gradient_aggregation": MANY_TASKS,
+        "wrap_up_3": MANY_TASKS,
     }
 )
 

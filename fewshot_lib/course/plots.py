@@ -1,7 +1,7 @@
 """The few kinds of picture the course draws, in one style.
 
-Colours are those of Okabe and Ito (2008), which colour-blind readers tell apart; each class has a marker of
-its own as well, so nothing is said by colour alone.
+Colours are near those of Okabe and Ito (2008), moved until each has a contrast of 3 to white paper and
+colour-blind readers tell any two apart. Each class has a marker as well: nothing is said by colour alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from torch import Tensor
 from fewshot_lib.core import EpisodeResults, Episodes
 from fewshot_lib.data.dataset import ClassDataset
 
-COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#8C8C00"]
+COLOURS = ["#005A9F", "#B38F0C", "#0A8C53", "#C45D94", "#B03200", "#1B97EA", "#000000", "#8C9A48"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 ON_THE_PLANE: dict[str, Any] = {"origin": "lower", "aspect": "auto"}
 Limits = tuple[float, float, float, float]  # left, right, bottom, top

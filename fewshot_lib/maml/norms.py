@@ -17,7 +17,7 @@ has a choice that the accuracy hangs on:
 
 The layers are written out with mean and variance. The fused ones of torch (``nn.BatchNorm``,
 ``nn.LayerNorm``, ``nn.InstanceNorm``) give a **silently wrong second derivative under ``torch.vmap``** (torch
-2.13, 0.2 to 3 % off in our tests; the loss is right): chapter 04 finds it by finite differences.
+2.13, 0.2 to 3 % off in our tests; the loss is right): notebooks/extra/vmap_detective.ipynb finds it.
 """
 
 import contextlib

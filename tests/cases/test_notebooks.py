@@ -48,8 +48,9 @@ def run(monkeypatch):
     def runs(chapter, dataset, **values):
         path = NOTEBOOKS[chapter]
         monkeypatch.chdir(path.parent)
-        if isinstance(dataset, ClassDataset):  # but the sentences of chapter 02 go on coming from the course
-            monkeypatch.setattr(data, "load", lambda name: real(name) if name == "docstrings" else dataset)
+        if isinstance(dataset, ClassDataset):  # the first that is loaded; others go on coming from the course
+            own = [dataset]
+            monkeypatch.setattr(data, "load", lambda name: own.pop() if own else real(name))
         else:
             values["dataset"] = str(CASES / "text" / dataset)
         names = {"__name__": "__main__"}

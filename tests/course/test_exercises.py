@@ -64,6 +64,14 @@ def test_a_mistake_in_a_later_case_is_found(capsys):
     assert "case 2: that is only the first" in capsys.readouterr().out
 
 
+def test_of_two_mistakes_with_the_same_value_the_one_that_explains_all_cases_is_named(capsys):
+    mistakes = {"twice": lambda n: 2 * n, "squared": lambda n: n * n}
+    for learner, said in ((lambda n: n * n, "squared"), (lambda n: 2 * n, "twice"), (lambda n: 4, "twice")):
+        answer = course.exercise(reference=lambda n: n)(learner)
+        course.check(answer, cases=[(2,), (3,)], mistakes=mistakes)  # 4 = 2 + 2 = 2 * 2
+        assert f"case 1: {said}" in capsys.readouterr().out
+
+
 def test_an_accepted_answer_is_what_is_called_until_another_is_not_accepted():
     calls = []
 

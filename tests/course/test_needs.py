@@ -8,7 +8,9 @@ import torch
 from fewshot_lib.course import needs
 from fewshot_lib.data.dataset import ClassDataset
 
-NOTEBOOKS = {path.stem for path in (Path(__file__).parents[2] / "notebooks").glob("0*.ipynb")}
+FOLDER = Path(__file__).parents[2] / "notebooks"
+CHAPTERS = {path.stem for path in FOLDER.glob("0*.ipynb")}
+NOTEBOOKS = CHAPTERS | {path.stem for path in FOLDER.glob("extra/*.ipynb")}
 EPISODE = {"n_way": 2, "n_shot": 1, "n_query": 3}
 
 
@@ -29,7 +31,7 @@ def test_every_notebook_stands_in_the_table():
 @pytest.mark.parametrize("notebook", sorted(NOTEBOOKS))
 def test_twelve_classes_of_eight_are_enough_for_every_chapter(notebook):
     assert needs.problems(notebook, dataset(train=[8] * 7, val=[8] * 2, test=[8] * 3), **EPISODE) == []
-    if not notebook.startswith("08"):  # many tasks need many classes
+    if needs.NEEDS[notebook] is not needs.MANY_TASKS:  # these need many classes
         assert needs.problems(notebook, dataset(train=[5] * 2, val=[5] * 2, test=[5] * 2), 2, 1, 2) == []
 
 
@@ -81,7 +83,7 @@ def test_where_not_all_classes_are_drawn_from_some_may_be_small():
 
 def test_pictures_too_small_for_the_network_are_refused_by_the_chapters_that_train_it():
     tiny = dataset(pixels=8, train=[8] * 7, val=[8] * 2, test=[8] * 3)
-    refused = {name[:2]: found[0] for name in NOTEBOOKS if (found := needs.problems(name, tiny, **EPISODE))}
+    refused = {name[:2]: found[0] for name in CHAPTERS if (found := needs.problems(name, tiny, **EPISODE))}
     too_small = {number for number, why in refused.items() if "8x8 pixels" in why}
     assert too_small == {"01", "02", "03", "07", "08"}
     assert {number for number, why in refused.items() if "holds images" in why} == {"05", "06"}

@@ -136,16 +136,23 @@ def test_ctrl_c_is_one_line(course, monkeypatch, capsys):
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 @pytest.mark.parametrize("with_data", [False, True])
-def test_ci_runs_exactly_the_command_of_the_readme(tmp_path, with_data):
-    run, fake, data = (tmp_path / name for name in ("clone/.ci/run", "bin/python3", "shared/data"))
-    for folder in (run.parent, fake.parent, *([data] if with_data else [])):
+@pytest.mark.parametrize("with_browser", [False, True])
+def test_ci_runs_exactly_the_command_of_the_readme(tmp_path, with_data, with_browser):
+    """Whatever comes of the browser: there it cannot be installed, and here its packages cannot."""
+    run, bin, data = (tmp_path / name for name in ("clone/.ci/run", "bin", "shared/data"))
+    for folder in (run.parent, bin, *([data] if with_data else [])):
         folder.mkdir(parents=True)
     shutil.copy(ROOT / ".ci" / "run", run)
-    fake.write_text('#!/bin/sh\necho "$PWD|$*|$FEWSHOT_DATA"\nexit 5\n')
-    fake.chmod(0o755)
-    env = {"PATH": f"{fake.parent}{os.pathsep}{os.environ['PATH']}"}
-    answer = subprocess.run(["bash", run], env=env, capture_output=True, text=True)
-    assert answer.stdout.strip() == f"{tmp_path / 'clone'}|course.py test|{data if with_data else ''}"
+    for name in ("bash", "dirname", "id", "timeout"):
+        (bin / name).symlink_to(shutil.which(name))
+    fakes = {"python3": 'echo "$PWD|$*|$FEWSHOT_DATA"\nexit 5', "apt-get": "exit 100"}
+    for name, text in (fakes | ({"chromium": ""} if with_browser else {})).items():
+        (bin / name).write_text(f"#!{shutil.which('sh')}\n{text}\n")
+        (bin / name).chmod(0o755)
+    answer = subprocess.run(["bash", run], env={"PATH": str(bin)}, capture_output=True, text=True)
+    commands = ["course.py setup browser"] * with_browser + ["course.py test"]
+    place = data if with_data else ""
+    assert answer.stdout.splitlines() == [f"{tmp_path / 'clone'}|{each}|{place}" for each in commands]
     assert answer.returncode == 5 and os.access(ROOT / ".ci" / "run", os.X_OK)
 
 

@@ -32,6 +32,7 @@ def pins(name):
 
 
 REQUIREMENTS, CONSTRAINTS = pins("requirements.txt"), pins("constraints.txt")
+ON_DEMAND = ("site", "browser")  # installed only where they are asked for, and so pinned in constraints.txt
 # Every list of bounds; an extra that takes in others names the package itself. mpnet is for who asks: 440 MB.
 LISTS = {
     "base": PROJECT["project"]["dependencies"],
@@ -60,7 +61,7 @@ def sources():
         (str(path.relative_to(ROOT)), path.read_text(encoding="utf-8"))
         for path in sorted((ROOT / "fewshot_lib").rglob("*.py"))
     )
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+    for path in sorted((ROOT / "notebooks").rglob("*.ipynb")):
         cells = [
             cell
             for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
@@ -83,16 +84,30 @@ def test_a_package_is_pinned_in_one_of_the_two_files():
     ]
 
 
+def named(*lists):
+    """The packages that some lists of bounds name."""
+    return {canonicalize_name(bound.name) for name in lists for bound in BOUNDS[name]}
+
+
 def test_requirements_and_pyproject_name_the_same_packages():
-    assert {canonicalize_name(bound.name) for group in BOUNDS.values() for bound in group} == set(
-        REQUIREMENTS
-    )
+    assert named(*set(BOUNDS) - set(ON_DEMAND)) == set(REQUIREMENTS)
+
+
+def test_what_is_installed_on_demand_is_pinned_among_the_constraints():
+    tree = ast.parse((ROOT / "course.py").read_text())
+    (extras,) = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "EXTRAS"
+    ]
+    assert extras == ON_DEMAND
+    assert named(*ON_DEMAND) <= set(CONSTRAINTS) and not named(*ON_DEMAND) & set(REQUIREMENTS)
 
 
 @pytest.mark.parametrize("bound", [bound for group in BOUNDS.values() for bound in group], ids=str)
 def test_bounds_are_lower_bounds_that_the_pins_satisfy(bound):
     assert [clause.operator for clause in bound.specifier] == [">="]
-    assert bound.specifier.contains(REQUIREMENTS[canonicalize_name(bound.name)])
+    assert bound.specifier.contains((REQUIREMENTS | CONSTRAINTS)[canonicalize_name(bound.name)])
 
 
 def test_conda_takes_its_versions_from_the_same_files():
@@ -108,7 +123,9 @@ def test_conda_takes_its_versions_from_the_same_files():
 
 
 def test_all_that_the_requirements_bring_along_is_pinned():
-    missing, seen, todo = set(), set(), [(name, frozenset()) for name in REQUIREMENTS]
+    installed = {canonicalize_name(each.name) for each in metadata.distributions()}
+    roots = {*REQUIREMENTS, *(named(*ON_DEMAND) & installed)}
+    missing, seen, todo = set(), set(), [(name, frozenset()) for name in roots]
     while todo:
         name, extras = todo.pop()
         if (name, extras) in seen or name.startswith(GPU_PACKAGES):
@@ -127,13 +144,13 @@ def test_what_the_course_imports_is_a_direct_requirement():
     distributions = metadata.packages_distributions()
     library = {
         canonicalize_name(bound.name)
-        for name in ("base", "text", "parquet", "onnx", "multitask", "course", "cluster")
+        for name in ("base", "text", "parquet", "onnx", "multitask", "course", "cluster", "site")
         for bound in BOUNDS[name]
     }
     unnamed = []
     for name, source in sources():
         for package in set(imports(source)) - set(sys.stdlib_module_names) - {"fewshot_lib"}:
-            if not library & {canonicalize_name(owner) for owner in distributions.get(package, [])}:
+            if not library & {canonicalize_name(owner) for owner in distributions.get(package, [package])}:
                 unnamed.append(f"{name} imports {package}")
     assert not unnamed, "name their packages in pyproject.toml and requirements.txt"
 

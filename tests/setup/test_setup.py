@@ -144,3 +144,14 @@ def test_two_installations_do_not_run_at_once(course):
         assert not course.try_lock(other)
     with course.LOCK.open("w") as other:
         assert course.try_lock(other)
+
+
+def test_an_extra_is_installed_when_it_is_first_asked_for(course, steps, capsys):
+    for _ in range(2):
+        assert course.main(["setup", "site"]) == 0
+        assert steps == ["venv", "pip", "link", "link"]  # of all, then of the extra
+    assert "Installing what 'site' needs" in capsys.readouterr().out
+    with (course.ROOT / "constraints.txt").open("a") as file:
+        file.write("# changed\n")
+    assert course.main(["setup", "browser"]) == 0 and steps[4:] == ["pip", "link", "link"]
+    assert course.main(["setup", "cluster"]) == 2 and "site, browser" in capsys.readouterr().err

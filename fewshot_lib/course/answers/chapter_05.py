@@ -1,7 +1,12 @@
-"""Chapter 05: scores of label words, calibration, what goes in for a soft prompt, a seed chosen honestly."""
+"""Chapter 05: scores of label words, calibration, a seed chosen honestly, how many texts calibrate."""
 
-import torch
+from collections.abc import Callable
+
 from torch import Tensor
+
+from fewshot_lib.core import Episodes, evaluate
+from fewshot_lib.encoders import MaskedLM
+from fewshot_lib.prompts import Words
 
 
 def word_scores(logits: Tensor, words: Tensor) -> Tensor:
@@ -12,32 +17,26 @@ def word_scores(logits: Tensor, words: Tensor) -> Tensor:
 
 
 def calibrated(scores: Tensor, others: Tensor) -> Tensor:
-    """scores (n, N) of the texts to be answered, others (m, N) of other texts -> scores (n, N)."""
+    """scores (n, N) of the texts to be answered, others (n', N) of other texts -> scores (n, N)."""
     return scores - others.mean(0)
 
 
-def embedded(ids: Tensor, table: Tensor, prompt: Tensor) -> Tensor:
-    """ids (L,), table (V, d), prompt (P, d) -> what goes in, (L, d); id −1 − s is the soft token s."""
-    return torch.stack([table[i] if i >= 0 else prompt[-1 - i] for i in ids.tolist()])
-
-
 def honest_accuracy(accuracies: Tensor) -> Tensor:
-    """accuracies (S, E) -> mean accuracy on each episode of the seed that is best on all the others."""
+    """accuracies (R, E) -> mean accuracy on each episode of the seed that is best on all the others."""
     total = accuracies.sum(1, keepdim=True)
     best = (total - accuracies).argmax(0)
     return accuracies.gather(0, best.unsqueeze(0)).mean()
 
 
+def calibration_needs(
+    lm: MaskedLM, others: Tensor, episodes: Episodes, at_gap: Tensor, words: Tensor
+) -> Callable[[int], float]:
+    """The experiment: accuracy of label words that are calibrated on the first n of the other texts."""
+    return lambda n: evaluate(Words(lm, centre=others[:n]), episodes, at_gap, names=words).mean
+
+
 def _with_filling(logits: Tensor, words: Tensor) -> Tensor:
     return logits[:, words].mean(-1)
-
-
-def _from_the_end(ids: Tensor, table: Tensor, prompt: Tensor) -> Tensor:
-    return torch.stack([table[i] if i >= 0 else prompt[i] for i in ids.tolist()])
-
-
-def _first_only(ids: Tensor, table: Tensor, prompt: Tensor) -> Tensor:
-    return embedded(ids, table, prompt[:1].expand_as(prompt))
 
 
 def _sums(logits: Tensor, words: Tensor) -> Tensor:
@@ -60,11 +59,6 @@ MISTAKES = {
         "this is the mean over the texts that are answered: it would make the method transductive": (
             lambda scores, others: scores - scores.mean(0)
         ),
-    },
-    "embedded": {
-        "prompt[i] counts from the end: −1 would be the last soft token, not the first": _from_the_end,
-        "the soft tokens are missing: a negative id is no row of the table": lambda ids, table, _: table[ids],
-        "here every soft token is the first one": _first_only,
     },
     "honest_accuracy": {
         "this is the dishonest author's: chosen and reported on the same episodes": lambda a: a.mean(1).max(),

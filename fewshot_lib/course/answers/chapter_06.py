@@ -1,9 +1,14 @@
-"""Chapter 06: prompts from a pool, mixed verbalizers, the spread between templates without the noise."""
+"""Chapter 06 and its optional notebook: mixed verbalizers, spreads without noise, prompts from a pool."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from fewshot_lib.core import Episodes
+from fewshot_lib.prompts import MetaPrompting
 
 
 def pooled_prompts(cues: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -22,17 +27,30 @@ def _naive_mixture(words: Tensor, examples: Tensor, weight: float) -> Tensor:
     return (weight * words.softmax(-1) + (1 - weight) * examples.softmax(-1)).log()
 
 
-def template_spread(table: Tensor) -> Tensor:
-    """Accuracies (T, E) of T templates on the same E episodes -> their spread, less what is noise."""
-    n_templates, n_episodes = table.shape
+def real_spread(table: Tensor) -> Tensor:
+    """Accuracies (runs, E) on the same E episodes -> the spread of the runs, less what is noise."""
+    n_runs, n_episodes = table.shape
     left = table - table.mean(1, keepdim=True) - table.mean(0, keepdim=True) + table.mean()
-    noise = left.square().sum() / ((n_templates - 1) * (n_episodes - 1))
+    noise = left.square().sum() / ((n_runs - 1) * (n_episodes - 1))
     return (table.mean(1).var() - noise / n_episodes).clamp_min(0).sqrt()
 
 
 def _unpaired_spread(table: Tensor) -> Tensor:
     noise = table.var(1).mean()
     return (table.mean(1).var() - noise / table.shape[1]).clamp_min(0).sqrt()
+
+
+def longer_test(
+    measure: Callable[..., Any], learned: MetaPrompting, plain: MetaPrompting, episodes: Episodes
+) -> Callable[[int], float]:
+    """Steps of Adam in the test -> accuracy of a learned start after them, minus that of its ablation."""
+
+    def difference(n_steps: int) -> float:
+        method = learned.as_method(n_steps, optimizer="adam", lr=0.01)
+        adapted = measure(method, episodes, [n_steps], "longer")[n_steps].mean
+        return float(adapted - measure(plain.as_method(0), episodes, [0], "as it is")[0].mean)
+
+    return difference
 
 
 MISTAKES = {
@@ -51,9 +69,9 @@ MISTAKES = {
         "with large logits this is minus infinity: stay with logarithms": _naive_mixture,
         "these are probabilities: return their logarithm": lambda a, b, w: mixture(a, b, w).exp(),
     },
-    "template_spread": {
+    "real_spread": {
         "this still has the noise of the episodes in it": lambda table: table.mean(1).std(),
         "you forgot that the episodes are the same: what they have in common is no noise": _unpaired_spread,
-        "this is the variance: take its square root": lambda table: template_spread(table) ** 2,
+        "this is the variance: take its square root": lambda table: real_spread(table) ** 2,
     },
 }

@@ -1,4 +1,7 @@
-"""Chapter 07: the softmax over a node's edges, dynamic attention, and the rule that keeps queries apart."""
+"""Chapter 07: softmax over edges, dynamic attention, the rule that keeps queries apart, another medicine."""
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +19,9 @@ def _over_sources(scores: Tensor, target: Tensor, n_nodes: int) -> Tensor:
     return scores.softmax(0)
 
 
-def dynamic_scores(h: Tensor, w_left: Tensor, w_right: Tensor, a: Tensor) -> Tensor:
-    """h (V, d), W_l and W_r (d, c), a (c,) -> e (V, V), row: who reads, column: who is read. Equation (3)."""
-    return F.leaky_relu((h @ w_right).unsqueeze(1) + (h @ w_left).unsqueeze(0), 0.2) @ a
+def dynamic_scores(h: Tensor, w_left: Tensor, w_right: Tensor, w: Tensor) -> Tensor:
+    """Equation (3): h (V, d), W_left and W_right (d, c), w (c,) -> e (V, V), row: who reads."""
+    return F.leaky_relu((h @ w_right).unsqueeze(1) + (h @ w_left).unsqueeze(0), 0.2) @ w
 
 
 def may_read(kind: Tensor, transductive: bool) -> Tensor:
@@ -29,8 +32,21 @@ def may_read(kind: Tensor, transductive: bool) -> Tensor:
     return allowed
 
 
-def _static_scores(h: Tensor, w_left: Tensor, w_right: Tensor, a: Tensor) -> Tensor:
-    return F.leaky_relu((h @ w_right @ a).unsqueeze(1) + (h @ w_left @ a).unsqueeze(0), 0.2)
+def medicine(trained: Callable, change: Callable) -> Callable[[Any], tuple[float, float]]:
+    """The experiment: what a training with an augmentation changes on training and on validation classes.
+
+    trained("projected", augment=…) -> model, curve. change(curve, split) -> the end against the start.
+    """
+
+    def run(augment: Any) -> tuple[float, float]:
+        _, curve = trained("projected", augment=augment)
+        return change(curve, "train").mean, change(curve, "val").mean
+
+    return run
+
+
+def _static_scores(h: Tensor, w_left: Tensor, w_right: Tensor, w: Tensor) -> Tensor:
+    return F.leaky_relu((h @ w_right @ w).unsqueeze(1) + (h @ w_left @ w).unsqueeze(0), 0.2)
 
 
 def _without_itself(kind: Tensor, transductive: bool) -> Tensor:
@@ -49,9 +65,9 @@ MISTAKES = {
         ).exp(),
     },
     "dynamic_scores": {
-        "this is GAT: a is applied before the LeakyReLU, so all nodes rank alike": _static_scores,
-        "rows and columns are turned round: the row reads (W_r), the column is read (W_l)": (
-            lambda h, left, right, a: dynamic_scores(h, left, right, a).T
+        "this is GAT: w is applied before the LeakyReLU, so all nodes rank alike": _static_scores,
+        "rows and columns are turned round: the row reads (w_right), the column is read (w_left)": (
+            lambda h, left, right, w: dynamic_scores(h, left, right, w).T
         ),
     },
     "may_read": {

@@ -1,9 +1,15 @@
-"""Chapter 08: PCGrad for many tasks, the loss of uncertainty weighting, how often each task is dealt."""
+"""Chapter 08: PCGrad for many tasks, a head that must not read everything, the gain from other tasks.
+
+And its optional notebook on gradient aggregation: MGDA for two tasks, how often each task is dealt.
+"""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from fewshot_lib.multitask import sampling_probabilities
+from fewshot_lib.course.chapters.chapter_08 import poor
+from fewshot_lib.multitask import Task, sampling_probabilities
 
 
 def pcgrad_step(gradients: Tensor, order: Tensor) -> Tensor:
@@ -49,9 +55,29 @@ def _all_at_once(gradients: Tensor, order: Tensor) -> Tensor:
     return (gradients - shares @ gradients).sum(0)
 
 
-def uncertainty_loss(losses: Tensor, log_variances: Tensor) -> Tensor:
-    """losses (T,), s (T,) -> Σ ½ e^{−s} L + ½ s, one number. Equation (3) of the notebook."""
-    return (0.5 * (-log_variances).exp() * losses + 0.5 * log_variances).sum()
+def masked_head(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor) -> Tensor:
+    """q, k, v (n, d), hidden (n, n), True where row must not read column -> what is heard (n, d)."""
+    return (q @ k.T / q.shape[1] ** 0.5).masked_fill(hidden, -torch.inf).softmax(1) @ v
+
+
+def gain_from_others(
+    task: Task, others: list[Task], n_classes: int, accuracy: Callable[[list[Task]], float]
+) -> Callable[[int], float]:
+    """The experiment: accuracy of joint training less that of training alone, for a poor version of the task.
+
+    accuracy(tasks to train on) -> accuracy on the task's test classes.
+    """
+
+    def gain(n_examples: int) -> float:
+        few = poor(task, n_classes, n_examples)
+        return accuracy([few, *others]) - accuracy([few])
+
+    return gain
+
+
+def mgda_share(g_1: Tensor, g_2: Tensor) -> Tensor:
+    """The weight of g_1 (P,), between 0 and 1, in the shortest vector w g_1 + (1 − w) g_2."""
+    return ((g_2 - g_1) @ g_2 / (g_2 - g_1).square().sum()).clamp(0, 1)
 
 
 MISTAKES = {
@@ -65,17 +91,25 @@ MISTAKES = {
             pcgrad_step(g, order) / len(g)
         ),
     },
-    "uncertainty_loss": {
-        "without the term ½ s nothing keeps the variances small, and all losses count for nothing": (
-            lambda losses, s: (0.5 * (-s).exp() * losses).sum()
+    "masked_head": {
+        "scores are divided by the square root of d, the features of this head": lambda q, k, v, hidden: (
+            (q @ k.T).masked_fill(hidden, -torch.inf).softmax(1) @ v
         ),
-        "a large variance must make a loss count less: e^{−s}": lambda losses, s: (
-            0.5 * s.exp() * losses + 0.5 * s
-        ).sum(),
-        "s is the *log*-variance: the weight is ½ e^{−s}, not ½ / s²": lambda losses, s: (
-            0.5 * losses / s.square() + s.log()
-        ).sum(),
-        "both terms have the factor ½": lambda losses, s: ((-s).exp() * losses + s).sum(),
+        "hidden after the softmax: the rest of a row no longer adds up to 1": lambda q, k, v, hidden: (
+            (q @ k.T / q.shape[1] ** 0.5).softmax(1).masked_fill(hidden, 0) @ v
+        ),
+        "a score of 0 is not hidden: its softmax is not 0": lambda q, k, v, hidden: (
+            (q @ k.T / q.shape[1] ** 0.5).masked_fill(hidden, 0).softmax(1) @ v
+        ),
+        "the rows must add up to 1, the columns need not: softmax over dimension 1": lambda q, k, v, hidden: (
+            (q @ k.T / q.shape[1] ** 0.5).masked_fill(hidden, -torch.inf).softmax(0) @ v
+        ),
+    },
+    "mgda_share": {
+        "this is the weight of the other gradient": lambda g_1, g_2: 1 - mgda_share(g_1, g_2),
+        "outside 0 and 1 the shortest vector is one of the gradients itself: clamp": lambda g_1, g_2: (
+            (g_2 - g_1) @ g_2 / (g_2 - g_1).square().sum()
+        ),
     },
     "sampling_probabilities": {
         "the exponent is 1/τ: a high temperature makes tasks more alike": lambda sizes, temperature: (

@@ -10,7 +10,8 @@ What a notebook must contain, in words that are looked for:
 - three exercises or more: a code cell tagged ``exercise`` with the stub and ``course.check``, before it three
   ``<details>`` whose summary says "Hint", after it the solution, folded, in a cell tagged ``solution``.
 
-A notebook whose metadata say ``"fewshot": {"kind": "start"}`` needs fewer of these.
+A notebook whose metadata say ``"fewshot": {"kind": "start"}`` needs fewer of these. An optional one, in
+``notebooks/extra``, says ``{"kind": "extra"}``: one exercise is enough, and it needs no quiz and no recap.
 """
 
 import ast
@@ -24,24 +25,28 @@ import nbformat
 from nbformat import NotebookNode
 
 from fewshot_lib.course.authoring.normalise import normalised
+from fewshot_lib.course.formulas import MATH, mathml
 from fewshot_lib.course.lesson import PARAMETER_DEFAULTS
 from fewshot_lib.course.running.execution import read_notebook
 from fewshot_lib.course.running.parameters import TAG, declared, tags
 from fewshot_lib.course.running.solutions import EXERCISE, solution_of
 
 MAX_BYTES, MAX_LINES, MAX_COLUMNS, MAX_IMPORTS = 1_000_000, 45, 110, 12
-N_EXERCISES, N_HINTS, N_QUESTIONS = 3, 3, 3
+N_HINTS, N_QUESTIONS = 3, 3
+N_EXERCISES = {"start": 0, "extra": 1, "": 3}  # by the kind of a notebook
 CHECKED = "nbval-check-output"
 
 _FORBIDDEN = {
     r"^\s*(?:!\s*|%%?)[A-Za-z]": "a shell or magic command: notebooks are plain Python",
     r"\bsys\.path\b": "sys.path: install fewshot_lib instead",
-    r"\binteract(ive|ive_output)?\(": "an ipywidgets call: use course.explore, which also works without them",
+    r"\bipywidgets\b|\binteract(ive|ive_output)?\(": "an ipywidgets call: use course.explore, whose controls "
+    "work from the keyboard, and which works without them",
     r"\bplt\.show\(": "plt.show(): use course.show(fig, alt=...), which needs an alternative text",
 }
 _FOLDERS = "home|Users|root|tmp|var|usr|opt|mnt|work|private|content|etc"
 _ABSOLUTE_PATH = re.compile(rf"(?<![\w.:/~-])/(?:{_FOLDERS})/[\w.~-]|\b[A-Z]:\\\\?\w")
 _ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}\b")
+_CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 _CODE_OR_MATH = re.compile(r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$", re.DOTALL)
 _TYPED_PERCENT = re.compile(r"\d+[.,]\d+\s?(?:%|percent\b)")
 _MARKDOWN_IMAGE = re.compile(r"!\[([^\]]*)\]\(\s*<?([^)\s>]*)")
@@ -76,8 +81,10 @@ def _numbered(notebook: NotebookNode, kind: str) -> Iterator[tuple[str, Notebook
     return ((f"cell {i}", cell) for i, cell in enumerate(notebook.cells, start=1) if cell.cell_type == kind)
 
 
-def _is_start(notebook: NotebookNode) -> bool:
-    return notebook.metadata.get("fewshot", {}).get("kind") == "start"
+def _kind(notebook: NotebookNode) -> str:
+    """ "start", "extra", or nothing for a chapter like the others."""
+    kind = notebook.metadata.get("fewshot", {}).get("kind")
+    return kind if kind in N_EXERCISES else ""
 
 
 def executed_in_order(notebook: NotebookNode) -> Iterator[str]:
@@ -294,9 +301,10 @@ def sections(notebook: NotebookNode) -> Iterator[str]:
         yield "the first cell does not open with the title, `# `."
     prose = "\n".join(cell.source for _, cell in _numbered(notebook, "markdown"))
     needed = {"After this notebook you can": r"After this notebook you can"}
-    if not _is_start(notebook):
+    headings = {"start": (), "extra": ("References",)}.get(_kind(notebook), ("Quiz", "Recap", "References"))
+    if headings:
         needed["a Predict prompt"] = r"^(?:#+ |>? ?\*\*)Predict"
-        needed |= {f"a heading {name!r}": rf"^#+ .*\b{name}\b" for name in ("Quiz", "Recap", "References")}
+        needed |= {f"a heading {name!r}": rf"^#+ .*\b{name}\b" for name in headings}
     for name, pattern in needed.items():
         if not re.search(pattern, prose, re.MULTILINE):
             yield f"it lacks {name}."
@@ -309,7 +317,7 @@ def quiz(notebook: NotebookNode) -> Iterator[str]:
     found = _OPTION.findall(re.split(r"^#+ ", part[0], maxsplit=1, flags=re.MULTILINE)[0]) if part else []
     starts = [i for i, (letter, _) in enumerate(found) if letter == "A"]
     questions = [found[i:j] for i, j in itertools.pairwise([*starts, len(found)])]
-    if part and len(questions) < N_QUESTIONS and not _is_start(notebook):
+    if part and len(questions) < N_QUESTIONS and not _kind(notebook):
         yield f"the quiz has {len(questions)} questions with options; {N_QUESTIONS} are the least."
     right = [[letter for letter, yes in options if yes] for options in questions]
     for number, letters in enumerate(right, start=1):
@@ -330,11 +338,21 @@ def markdown_form(notebook: NotebookNode) -> Iterator[str]:
             yield f"{where}: the number {match[0]!r} is typed by hand: compute it and use course.say."
 
 
+def formulas(notebook: NotebookNode) -> Iterator[str]:
+    """Every formula can be set, in the notebook as in the pages that are made of it."""
+    for where, cell in _numbered(notebook, "markdown"):
+        for found in MATH.finditer(_CODE.sub("", cell.source)):
+            try:
+                mathml(found["display"] or found["inline"], display=bool(found["display"]))
+            except ValueError as error:
+                yield f"{where}: {error}."
+
+
 def exercises(notebook: NotebookNode) -> Iterator[str]:
     """Each exercise has its hints, a stub, a check and a solution."""
     positions = [i for i, cell in enumerate(notebook.cells) if EXERCISE in tags(cell)]
-    if len(positions) < N_EXERCISES and not _is_start(notebook):
-        yield f"it has {len(positions)} exercises; {N_EXERCISES} are the least."
+    if len(positions) < (least := N_EXERCISES[_kind(notebook)]):
+        yield f"it has {len(positions)} exercises; the least is {least}."
     for i in positions:
         where, cell = f"cell {i + 1}", notebook.cells[i]
         before = itertools.takewhile(lambda c: c.cell_type == "markdown", reversed(notebook.cells[:i]))
@@ -368,6 +386,6 @@ def _stub_problems(source: str, solved: bool) -> Iterator[str]:
 
 
 _OF_RUNS = executed_in_order, clean_outputs, alternative_texts, nothing_of_this_machine, toy_numbers
-_OF_WRITING = plain_short_code, parameters_cell, sizes_from_parameters, sections, markdown_form
+_OF_WRITING = plain_short_code, parameters_cell, sizes_from_parameters, sections, markdown_form, formulas
 _OF_PRACTICE = exercises, quiz
 RULES: tuple[Callable[[NotebookNode], Iterator[str]], ...] = (*_OF_RUNS, *_OF_WRITING, *_OF_PRACTICE)

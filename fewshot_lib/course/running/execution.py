@@ -37,6 +37,7 @@ from fewshot_lib.data.cache import atomic_write
 
 STARTUP_SECONDS = 60
 GRACE = 20  # seconds that a kernel gets to end after Ctrl-C, or that a time limit gets to take effect
+EXTRA = "extra"  # in the folder of the chapters, the folder of the optional notebooks
 MOST_SECONDS = 10**7  # for one cell: 116 days
 PATHS = ("FEWSHOT_CACHE", "FEWSHOT_DATA")  # settings that name a directory
 STAMPS = (STAMP, "papermill", "widgets")  # metadata of a notebook that a run leaves
@@ -107,25 +108,32 @@ def absolute(path: str) -> Path:
 def find_notebooks(names: Iterable[str] = ()) -> list[Path]:
     """Paths of notebooks, each given as a path, a directory, or the beginning of a name ("02"); without, all.
 
-    Names are those in ``notebooks`` here, or else in the one beside the package.
+    Names are those in ``notebooks`` here, or else in the one beside the package; "extra/vmap" or "vmap" is an
+    optional one, "extra" all of them. A directory stands for its notebooks and for those in its ``extra``.
     """
     directory = here if (here := Path("notebooks")).is_dir() else PACKAGE_ROOT / "notebooks"
     found: list[Path] = []
     for name in names or [str(directory)]:
         path = Path(name)
-        if path.is_dir():
-            matches = sorted(path.glob("*.ipynb"))
-        elif path.is_file():
+        if path.is_file():
             matches = [path]
+        elif folder := next((place for place in (path, directory / name) if place.is_dir()), None):
+            matches = notebooks_in(folder)
         else:
-            matches = sorted(directory.glob(f"{name}*.ipynb"))
+            matches = notebooks_in(directory, name)
         if not matches:
-            known = ", ".join(sorted(path.stem for path in directory.glob("*.ipynb")))
+            known = ", ".join(path.stem for path in notebooks_in(directory))
             what = f"a path or the beginning of a name ({known or f'no notebooks in {directory}'})"
             raise ValueError(f"There is no notebook {name!r}: give {what}.")
         known_files = {path.resolve() for path in found}
         found += [path for path in matches if path.resolve() not in known_files]
     return found
+
+
+def notebooks_in(folder: Path, beginning: str = "") -> list[Path]:
+    """The notebooks of a folder whose names begin so, and after them the optional ones in its ``extra``."""
+    optional = sorted((folder / EXTRA).glob(f"{beginning}*.ipynb"))
+    return sorted(folder.glob(f"{beginning}*.ipynb")) + optional
 
 
 def read_notebook(path: Path) -> NotebookNode:

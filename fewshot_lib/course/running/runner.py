@@ -164,8 +164,7 @@ def prepare(path: Path, notebook: NotebookNode, values: Mapping[str, Any], solut
 
 
 def html_page(notebook: NotebookNode, path: Path) -> str:
-    """The notebook as one HTML file with its pictures inside; formulas need MathJax, from the network."""
-    from nbconvert import HTMLExporter  # slow to import, and only needed here
+    """The notebook as one HTML file that holds all it shows."""
+    from fewshot_lib.course.running import pages  # slow to import, and only needed here
 
-    resources = {"metadata": {"name": path.stem, "path": str(path.parent)}}
-    return HTMLExporter(embed_images=True).from_notebook_node(notebook, resources=resources)[0]
+    return pages.html_page(notebook, path)

@@ -1,14 +1,14 @@
 """How long notebooks take: kept beside them, and used to estimate the time that is left.
 
-``times.json`` holds seconds per profile and notebook, on the machine that recorded them. Another machine is
-faster or slower by a factor that the first finished notebook shows.
+``times.json`` holds seconds per profile and notebook, the optional ones included, on the machine that
+recorded them. Another machine is faster or slower by a factor that the first finished notebook shows.
 """
 
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from fewshot_lib.course.running.execution import write_whole
+from fewshot_lib.course.running.execution import EXTRA, write_whole
 
 FILE = "times.json"
 WORTH_CHANGING = 0.25  # smaller differences are noise, and would change a committed file at every recording
@@ -16,7 +16,7 @@ WORTH_CHANGING = 0.25  # smaller differences are noise, and would change a commi
 
 def load_times(directory: Path) -> dict[str, dict[str, float]]:
     """profile -> notebook -> seconds; empty where nothing was kept."""
-    path = directory / FILE
+    path = _file(directory)
     advice = "delete it, `fewshot record` makes it anew"
     try:
         times = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -33,7 +33,12 @@ def keep_time(directory: Path, profile: str, name: str, seconds: float) -> None:
     kept = times.setdefault(profile, {})
     if name not in kept or abs(seconds - kept[name]) > max(WORTH_CHANGING * kept[name], 1):
         kept[name] = max(1, round(seconds))
-        write_whole(directory / FILE, json.dumps(times, indent=1, sort_keys=True) + "\n")
+        write_whole(_file(directory), json.dumps(times, indent=1, sort_keys=True) + "\n")
+
+
+def _file(directory: Path) -> Path:
+    """One file for the chapters and for the optional notebooks, which lie in a folder of their own."""
+    return (directory.parent if directory.resolve().name == EXTRA else directory) / FILE
 
 
 def estimate_left(

@@ -102,6 +102,7 @@ EARLY = nbformat.v4.new_code_cell("import fewshot_lib", id="early")
         (added_code("%%time\nx = 1"), "shell or magic"),
         (added_code("import sys\nsys.path.append('x')"), "sys.path"),
         (added_code("interact(f, k=3)"), "ipywidgets"),
+        (added_code("import ipywidgets as w"), "ipywidgets"),
         (added_code("plt.show()"), "course.show"),
         (added_code("x = 1\n" * 46), "46 lines of code"),
         (added_code("x = '" + "y" * 105 + "'"), "a line of code has 111 columns"),
@@ -202,6 +203,16 @@ def test_the_first_notebook_needs_no_exercises_and_no_quiz(course_notebook, writ
     assert len(lint(written(as_executed(notebook)))) >= 4
     notebook.metadata["fewshot"] = {"kind": "start"}
     assert lint(written(as_executed(notebook))) == []
+
+
+def test_an_optional_notebook_needs_one_exercise_and_no_quiz(course_notebook, written):
+    notebook = course_notebook()
+    notebook.metadata["fewshot"] = {"kind": "extra"}
+    first_exercise = slice(5, 8)  # a text with its hints, the stub and the solution
+    notebook.cells = [*notebook.cells[:8], notebook.cells[-1]]
+    assert lint(written(as_executed(notebook))) == []
+    del notebook.cells[first_exercise]
+    assert lint(written(as_executed(notebook))) == ["it has 0 exercises; the least is 1."]
 
 
 def test_a_large_file_and_a_broken_one_are_problems(course_notebook, written):

@@ -124,7 +124,12 @@ def test_notebooks_are_found_by_path_directory_and_beginning(written, notebook, 
     assert [path.stem for path in find_notebooks()] == ["00_a", "01_c", "02_b"]
     assert [path.stem for path in find_notebooks(["02", "notebooks"])] == ["02_b", "00_a", "01_c"]
     assert find_notebooks([str(paths[0])]) == [paths[0]]
-    with pytest.raises(ValueError, match=r"no notebook '03'.*00_a, 01_c, 02_b"):
+    (tmp_path / "notebooks" / "extra").mkdir()
+    optional = written(notebook(code("a")), "extra/vmap")
+    for names in (["extra/vmap"], ["vm"], ["extra"], ["notebooks/extra"], [str(optional)]):
+        assert [path.stem for path in find_notebooks(names)] == ["vmap"], names
+    assert [path.stem for path in find_notebooks()] == ["00_a", "01_c", "02_b", "vmap"]
+    with pytest.raises(ValueError, match=r"no notebook '03'.*00_a, 01_c, 02_b, vmap"):
         find_notebooks(["01", "03"])
 
 

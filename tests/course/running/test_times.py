@@ -15,6 +15,14 @@ def test_small_differences_are_not_written_and_profiles_are_kept_apart(tmp_path)
     assert times.load_times(tmp_path) == {"laptop": {"a": 70, "b": 2}, "smoke": {"b": 1}}
 
 
+def test_the_optional_notebooks_keep_their_times_with_the_chapters(tmp_path):
+    (tmp_path / "extra").mkdir()
+    times.keep_time(tmp_path / "extra", "laptop", "x", 5.0)
+    times.keep_time(tmp_path, "laptop", "a", 7.0)
+    both = {"laptop": {"a": 7, "x": 5}}
+    assert times.load_times(tmp_path) == times.load_times(tmp_path / "extra") == both
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"smoke": [8]}'])
 def test_a_broken_file_is_named(tmp_path, content):
     (tmp_path / times.FILE).write_text(content)

@@ -1,0 +1,63 @@
+"""What chapter 04 draws: letters in other ways, and figures whose panels can be compared."""
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+from fewshot_lib.core import EpisodeResults
+from fewshot_lib.course.chapters import chapter_04
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize("shape", [(5, 1, 12, 12), (5, 3, 20, 36)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_pictures_drawn_otherwise_can_be_put_into_one_tensor_with_the_others(shape, dtype):
+    draw = torch.Generator().manual_seed(0)
+    images = (torch.rand(shape, generator=draw) * (255 if dtype == torch.uint8 else 1)).to(dtype)
+    ways = chapter_04.drawn_otherwise(images)
+    assert torch.cat([images, *ways.values()]).dtype == dtype
+    assert torch.equal(chapter_04.drawn_otherwise(ways["inverted"])["inverted"], images)
+    assert torch.equal(ways["rotated"].flatten(1).sort(1).values, images.flatten(1).sort(1).values)
+    assert (ways["thickened"] >= images).all() and not torch.equal(ways["thickened"], images)
+
+
+def test_features_have_three_other_ways_too():
+    x = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+    ways = chapter_04.drawn_otherwise(x)
+    assert {way.shape for way in ways.values()} == {x.shape}
+    assert not any(torch.equal(way, x) for way in ways.values())
+    assert all(torch.equal(way, ways[name]) for name, way in chapter_04.drawn_otherwise(x).items())
+
+
+def test_the_true_wave_is_found_from_its_support():
+    at, x = torch.linspace(-4, 4, 10), torch.linspace(-5, 5, 50)
+    wave = 1.7 * (at + 0.6).sin()
+    fig = chapter_04.sine_fits({"a": torch.zeros(2, 50), "b": torch.ones(2, 50)}, x, (at, wave), [0, 1])
+    for ax in fig.axes:
+        truth = torch.as_tensor(ax.lines[0].get_ydata())
+        torch.testing.assert_close(truth, 1.7 * (x + 0.6).sin(), atol=1e-4, rtol=0)
+    assert len({ax.get_ylim() for ax in fig.axes}) == 1
+
+
+def test_the_gains_of_all_ways_of_drawing_stand_on_one_scale():
+    def result(mean):
+        accuracies = mean + torch.tensor([[-0.05, 0.05], [0.02, -0.02]])
+        return EpisodeResults(accuracies, "m", False, 5, 1, 15, "these")
+
+    gains = {way: {"MAML": [result(m), result(2 * m)]} for way, m in (("plain", 0.1), ("inverted", 0.4))}
+    fig = chapter_04.gains_figure(gains, [1, 5], "zero")
+    assert len({ax.get_ylim() for ax in fig.axes}) == 1
+    assert [line.get_label() for line in fig.axes[0].lines[1:]] == ["MAML"]
+
+
+def test_joint_training_and_a_start_without_steps_can_be_drawn():
+    curvature, minimum = torch.tensor([[1.0, 8.0], [6.0, 1.0]]), torch.tensor([[-2.5, 1.5], [1.0, 2.0]])
+    for m, alpha in ((0, 0.1), (20, 0.3)):  # with α above 2/8 a path leaves the picture
+        fig = chapter_04.landscape(curvature, minimum, minimum.mean(0), m, alpha)
+        shown = torch.as_tensor(fig.axes[1].lines[0].get_ydata())
+        assert shown.isfinite().all() and len(shown) == m + 1

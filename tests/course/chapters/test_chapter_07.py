@@ -1,0 +1,115 @@
+"""Pictures of episode graphs draw the nodes and edges that there are, and no others."""
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+from fewshot_lib.core import EpisodeResults
+from fewshot_lib.course.chapters import chapter_07
+from fewshot_lib.graphs import NodeKind, Relation, episode_graph, reaches
+
+
+@pytest.fixture
+def graph():
+    """Two episodes of three ways, two shots, four queries and one unlabelled sample."""
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(2, *shape, 5, generator=generator) for shape in ((3, 2), (4,), (1,))]
+    yield episode_graph(*parts[:2], transductive=True, unlabelled=parts[2])
+    plt.close("all")
+
+
+@pytest.mark.parametrize("relations", [(Relation.MEMBER,), (Relation.QUERY, Relation.TASK)])
+def test_an_episode_has_a_mark_for_every_node_and_an_arrow_for_every_edge(graph, relations):
+    _, ax = plt.subplots()
+    chapter_07.draw_episode(ax, graph, episode=1, relations=relations)
+    inside = graph.episode[graph.edges[0]] == 1
+    edges = sum(int(((graph.relation == relation) & inside).sum()) for relation in relations)
+    assert len(ax.lines) == len(graph.x) // 2 and len(ax.texts) == edges > 0
+    assert len({tuple(line.get_xydata()[0]) for line in ax.lines}) == len(ax.lines)  # each at its own place
+
+
+def test_a_reach_map_has_a_row_for_every_node_kind_by_kind(graph):
+    fig = chapter_07.reach_figure({"one": reaches(graph, 1), "any": reaches(graph)}, graph)
+    for ax, n_steps in zip(fig.axes, (1, None), strict=True):
+        rows = torch.cat([graph.rows(kind)[0] for kind in NodeKind])
+        shown = torch.tensor(ax.images[0].get_array().tolist())
+        assert shown.bool().equal(reaches(graph, n_steps)[rows][:, rows])
+        words = [label.get_text() for label in ax.get_xticklabels()]
+        assert words == list(map(chapter_07.in_words, NodeKind))
+
+
+def test_the_legend_names_what_is_drawn():
+    _, ax = plt.subplots()
+    chapter_07.graph_legend(ax, (Relation.NON_MEMBER,), (NodeKind.QUERY,))
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["query", "non-member"]
+
+
+def arrows(ax):
+    """Every arrow as (from, to), rounded."""
+    return [
+        (tuple(text.xyann), tuple(text.xy))
+        for text in ax.texts
+        if getattr(text, "arrow_patch", None) is not None
+    ]
+
+
+def test_no_arrow_leaves_a_query_unless_the_graph_is_transductive(graph):
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(1, *shape, 5, generator=generator) for shape in ((2, 2), (2,))]
+    views = {
+        kind: episode_graph(*parts, transductive=kind == "transductive", neighbours=0, task_nodes=False)
+        for kind in ("inductive", "transductive")
+    }
+    _, listening, talking, _ = chapter_07.who_reads_whom_figure(views).axes
+    leaving = [[start for start, _ in arrows(ax) if start[0] == 2.0] for ax in (listening, talking)]
+    assert not leaving[0] and len(leaving[1]) == 4  # two queries, two classes
+
+
+def test_an_example_that_is_heard_more_has_a_wider_arrow():
+    members = torch.tensor([[1.0, 0.0], [0.8, 0.6], [-0.6, 0.8]])
+    weights, nodes = [torch.full((3,), 1 / 3), torch.tensor([0.3, 0.6, 0.1])], [members.mean(0)] * 2
+    _, ax = chapter_07.rounds_figure(members, weights, nodes).axes
+    widths = [text.arrow_patch.get_linewidth() for text in ax.texts if text.arrow_patch is not None]
+    assert widths[1] > widths[0] > widths[2] and ax.get_xlabel() == "weights 0.30, 0.60, 0.10"
+    plt.close("all")
+
+
+def test_a_query_changes_its_class_where_the_nodes_do():
+    nodes = torch.tensor([[1.0, 0.0], [-0.6, 0.8]])
+    moved = nodes + torch.tensor([[0.8, 0.6], [0.0, 0.0]])
+    fig = chapter_07.stepping_stone_figure(
+        nodes, moved, torch.tensor([0.8, 0.6]), torch.tensor([5.0, 12.0]) / 13
+    )
+    assert [ax.get_title()[-1] for ax in fig.axes] == ["1", "0"]
+    plt.close("all")
+
+
+def test_only_weights_that_are_not_zero_are_written_beside_their_arrow():
+    fig = chapter_07.collects_figure({"name": (1.0, 0.0), "example": (2.5, 0.5)}, ["a", "b"])
+    texts = [text.get_text() for text in fig.axes[0].texts]
+    assert {"1.0", "2.5", "0.5", "name", "example", "a", "b"} <= set(texts) and "0.0" not in texts
+    plt.close("all")
+
+
+def test_situations_are_measured_against_their_first_method_on_one_scale():
+    accuracies = torch.tensor([[0.4, 0.6, 0.5, 0.7]])
+    results = {
+        name: EpisodeResults(accuracies + gain, name, False, 5, 1, 15, "same")
+        for name, gain in (("bar", 0.0), ("other", -0.1), ("relational", 0.2))
+    }
+    (ax,) = chapter_07.regimes_figure({"one": results, "two": results}).axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["other", "relational"] * 2
+    means = [float(line.get_xdata()[0]) for line in ax.lines if len(line.get_xdata()) == 1]
+    assert sorted({round(mean, 3) for mean in means}) == [-10.0, 20.0]
+    plt.close("all")
+
+
+def test_wrong_and_right_examples_have_a_histogram_each():
+    rounds = [torch.rand(6, 3, 5, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    fig = chapter_07.loudness_figure(rounds, n_wrong=2)
+    assert len(fig.axes) == 2 and len(fig.axes[0].patches) == 80
+    assert [text.get_text() for text in fig.axes[0].get_legend().get_texts()] == [
+        "wrong label",
+        "right label",
+    ]
+    plt.close("all")
