@@ -10,6 +10,7 @@ Also: sweep, results, class, students, grade, slides, check, record, data, fit, 
 as `fewshot` has them. What follows is passed on: run --profile smoke
 
 The first call makes .venv beside this file and installs the pinned packages there; later calls reuse it.
+In the students' edition (`fewshot students --zip`) they come from the folder wheels, as far as it has them.
 """
 
 # Standard library only, and readable by Python 3.6: a Python that is too old must be able to say so.
@@ -31,6 +32,8 @@ VENV = ROOT / ".venv"
 STAMP = VENV / "course-stamp"  # UNFINISHED, or the fingerprint of the installation that was completed
 LOCK = VENV / "course-lock"
 LOG = VENV / "install.log"
+WHEELS = ROOT / "wheels"  # of the students' edition; a clone has none
+COMPLETE = WHEELS / "complete.txt"  # for which machine every package is there; without it, some are fetched
 PYTHON = str(VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 UNFINISHED = "unfinished"
 NEEDED_GB = 3  # with the CPU build of torch: .venv 1.8, downloads on their way 0.5, and some air
@@ -41,6 +44,7 @@ COMMANDS = {name: ["-m", "fewshot_lib", name] for name in OF_FEWSHOT}
 COMMANDS["lab"] = ["-m", "jupyterlab", "--ServerApp.root_dir={}".format(ROOT / "notebooks")]
 COMMANDS["test"] = ["-m", "pytest"]
 COMMANDS["setup"] = []
+IN_CLONES = "test site".split()  # what the students' edition does not hold
 EXTRAS = ("site", "browser")  # of pyproject.toml, which few need: installed when they are first asked for
 FAST = ["-m", "not slow", "tests", "--ignore=tests/notebooks"]  # what `test --fast` stands for
 
@@ -52,6 +56,8 @@ EXPLANATIONS = {
     r"(?s)(\w+ConnectionError|\w+TimeoutError|NameResolutionError|ProxyError|ProtocolError|Max retries|"
     r"CERTIFICATE_VERIFY_FAILED)(?!.*from versions: \d)": "The package index cannot be reached: check the "
     "network (behind a proxy, set HTTPS_PROXY, and PIP_CERT to its certificate), " + AGAIN,
+    "Windows Long Path": "The path of this folder is too long for Windows: give it a short one, such as "
+    r"C:\course, " + AGAIN,
     r"No matching distribution found for (?P<package>\S+)": "There is no build of {package} for this machine "
     "({machine}) where pip looks: the course needs 64-bit Linux, Windows, or macOS 14 on Apple silicon, and "
     "Python 3.11 to 3.14.",
@@ -73,6 +79,23 @@ def check_python(version=sys.version_info, is_64bit=sys.maxsize > 2**32):
         print(f"Note: Python {name} is newer than those tested (3.11 to 3.14).", file=sys.stderr)
 
 
+def machine():
+    """What a wheel is made for: the Python, the system, the processor."""
+    return "Python {}.{}, {} {}".format(*sys.version_info[:2], platform.system(), platform.machine())
+
+
+def check_wheels():
+    """Raises SetupError where the packages of the students' edition are for another machine or Python."""
+    needed = COMPLETE.read_text().strip() if COMPLETE.is_file() else machine()
+    if needed == machine():
+        return
+    version = needed.split(",")[0].replace("Python ", "")
+    fix = f"start with that Python: python{version} start.py (Windows: py -{version} start.py)"
+    if needed.split(",")[1] != machine().split(",")[1]:
+        fix = "ask for the edition for your system"
+    raise SetupError(f"The packages in this folder are for {needed}, but this is {machine()}: {fix}")
+
+
 def check_venv_module():
     """Debian and Ubuntu ship Python without the module that puts pip into a virtual environment."""
     for name in ("venv", "ensurepip"):
@@ -86,6 +109,8 @@ def environment(**variables):
     """The environment of every child: UTF-8, and nothing that would mix in packages from outside .venv."""
     outside = ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
     inherited = {name: value for name, value in os.environ.items() if name not in outside}
+    if WHEELS.is_dir() and (ROOT / "cache").is_dir():
+        inherited.setdefault("FEWSHOT_CACHE", str(ROOT / "cache"))
     return dict(inherited, PYTHONUTF8="1", PIP_USER="0", PIP_DISABLE_PIP_VERSION_CHECK="1", **variables)
 
 
@@ -102,8 +127,14 @@ def venv_version():
 
 def fingerprint(version):
     """Hash of what an installation depends on: the Python in .venv, the pins, the place (it is linked)."""
-    pins = [(ROOT / name).read_bytes() for name in ("requirements.txt", "constraints.txt", "pyproject.toml")]
+    files = [ROOT / name for name in ("requirements.txt", "constraints.txt", "pyproject.toml")]
+    pins = [file.read_bytes() for file in [*files, *library()] if file.is_file()]
     return hashlib.sha256(repr((version, str(ROOT), pins)).encode()).hexdigest()
+
+
+def library():
+    """The wheel of fewshot_lib in the students' edition, in a list; a clone has none."""
+    return sorted(WHEELS.glob("fewshot_lib-*.whl"))
 
 
 def read_stamp():
@@ -151,6 +182,8 @@ def set_up():
     """Makes .venv, or brings it up to date; returns at once where that is done."""
     if is_complete():
         return
+    check_wheels()
+    check_python()
     check_venv_module()
     try:
         VENV.mkdir(exist_ok=True)
@@ -161,7 +194,8 @@ def set_up():
                 make_venv()
             install()
     except OSError as error:
-        raise SetupError(explain(str(error)) or f"The set-up cannot write to {VENV}: {error}") from error
+        cannot = f"The set-up cannot write to {VENV}: {error}; copy the folder to a place where you may write"
+        raise SetupError(explain(str(error)) or cannot) from error
 
 
 def make_venv():
@@ -183,19 +217,25 @@ def make_venv():
 
 
 def install():
-    """The pinned packages, and a link to fewshot_lib. pip shows its own progress and its own errors."""
+    """The pinned packages, and fewshot_lib (a link to it). pip shows its own progress and its own errors."""
+    # Without build isolation: an isolated build fetches a setuptools that is not pinned.
+    packages, own = ["-r", "requirements.txt"], ["--no-build-isolation", "-e", "."]
+    for wheel in library():  # by its file: an index may have something else under its name
+        name = str(wheel.relative_to(ROOT))
+        packages, own = ["-c", "requirements.txt", "--find-links", "wheels", name + "[course]"], [name]
+        packages += ["--no-index"] if COMPLETE.is_file() else []
+        own += ["--force-reinstall", "--no-index"]  # a second edition has the version of the first
     before = read_stamp()
     STAMP.write_text(UNFINISHED)
     LOG.write_text("")
     # Modules are compiled when they are first imported, not all of them now: that halves the time.
     pip = [PYTHON, "-m", "pip", "install", "--no-compile", "--no-input", "--log", str(LOG)]
     try:
-        run_step([*pip, "--only-binary=:all:", "-r", "requirements.txt", "-c", "constraints.txt"])
+        run_step([*pip, "--only-binary=:all:", *packages, "-c", "constraints.txt"])
     finally:
         if b"Installing collected packages" not in LOG.read_bytes():  # what worked before works still
             STAMP.write_text(before)
-    # Without build isolation: an isolated build fetches a setuptools that is not pinned.
-    run_step([*pip, "--no-deps", "--no-build-isolation", "-e", "."])
+    run_step([*pip, "--no-deps", *own])
     STAMP.write_text(fingerprint(venv_version()))
     print("The set-up is complete.", flush=True)
 
@@ -272,6 +312,9 @@ def main(arguments):
     if command not in COMMANDS:
         print(f"There is no command {command!r}; there are: {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
+    if WHEELS.is_dir() and command in IN_CLONES:
+        print(f"{command!r} needs a clone of the course: this is the students' edition.", file=sys.stderr)
+        return 2
     if command == "setup" and set(rest) - set(EXTRAS):
         print("After setup may stand: {}.".format(", ".join(EXTRAS)), file=sys.stderr)
         return 2
@@ -279,7 +322,6 @@ def main(arguments):
         rest = FAST + [argument for argument in rest if argument != "--fast"]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        check_python()
         set_up()
         for extra in rest if command == "setup" else {command}.intersection(EXTRAS):
             add_extra(extra)

@@ -1,7 +1,6 @@
 """The students' edition: what is taken out is out of every file, and what is left works."""
 
 import ast
-import importlib.util
 import io
 import json
 import re
@@ -9,7 +8,6 @@ import subprocess
 import sys
 import zipfile
 from functools import partial
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -121,7 +119,8 @@ def test_no_text_of_a_solution_is_anywhere_in_the_zip(archive):
 def test_the_zip_holds_what_a_room_without_network_needs(archive):
     names = zipfile.ZipFile(archive).namelist()
     wanted = ["notebooks/00_start_here.ipynb", "notebooks/glossary.md", "data/examples/library_desk.csv"]
-    wanted += ["requirements.txt", "constraints.txt", "start.py", "README.txt"]
+    wanted += ["requirements.txt", "constraints.txt", "course.py", "start.py", "README.txt"]
+    wanted += [f"benchmarks/{page}.md" for page in ("metaprompting", "gat_transformer", "poor_tasks")]
     wanted += ["cache/glyphs/letters.safetensors"]
     assert {f"students/{name}" for name in wanted} <= set(names)
     wheels = [name for name in names if name.endswith(".whl")]
@@ -143,6 +142,16 @@ def test_sealed_answers_are_found_by_the_notebooks_import(unpacked, tmp_path):
     assert done.stdout.startswith(f"no text in {unpacked}"), done.stderr
     wrong = run([sys.executable, "-c", code], env=environment | {sealing.WORD: "guess"})
     assert "The exercises of this edition are locked" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_the_room_has_the_tables_that_chapters_show(unpacked):
+    code = (
+        "from fewshot_lib.course.measured import measured_table; print(len(measured_table('metaprompting')))"
+    )
+    where = {"cwd": unpacked / "students" / "notebooks", "env": {"PYTHONPATH": str(unpacked / "library")}}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, **where)
+    assert int(done.stdout) > 10, done.stderr
 
 
 def test_a_word_locks_and_unlocks():
@@ -240,31 +249,3 @@ def test_each_known_wrong_answer_gets_its_own_message(path, capsys):
             exercises.check(exercise, cases, mistakes, asked["rtol"], asked["atol"])
             said = capsys.readouterr().out
             assert not exercise.accepted and message in said, f"{name}: {message!r} was called {said!r}"
-
-
-def test_start_installs_from_the_folder_alone_where_every_package_is_there(tmp_path, monkeypatch):
-    """The script of the zip, without the installation itself."""
-    file = Path(edition.start.__file__)
-    spec = importlib.util.spec_from_file_location("start_of_zip", file)
-    start = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(start)
-    calls = []
-
-    def run(command, **options):
-        calls.append((list(map(str, command)), options))
-        return subprocess.CompletedProcess(command, 0)
-
-    places = {name: getattr(start, name) for name in ("ROOT", "VENV", "WHEELS", "PYTHON", "READY")}
-    for name, place in places.items():
-        monkeypatch.setattr(start, name, tmp_path / place.relative_to(places["ROOT"]))
-    monkeypatch.setattr(start.subprocess, "run", run)
-    monkeypatch.setattr(start.sys, "argv", ["start.py"])
-    (tmp_path / "wheels").mkdir()
-    (tmp_path / "wheels" / "complete.txt").touch()
-    (tmp_path / ".venv").mkdir()
-    (tmp_path / "cache").mkdir()
-    assert start.main() == 0 and start.main() == 0
-    venv, pip, lab, again = (command for command, _ in calls)
-    assert venv[1:3] == ["-m", "venv"] and "--no-index" in pip and pip[-1] == "fewshot-lib[course]"
-    assert "jupyterlab" in lab and lab == again, "the second start only opens"
-    assert calls[-1][1]["env"]["FEWSHOT_CACHE"] == str(tmp_path / "cache")

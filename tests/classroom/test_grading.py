@@ -327,6 +327,13 @@ def test_hollow_answers_have_the_names_and_nothing_of_the_code(path):
     assert empty["MISTAKES"]["anything"] == {}
 
 
+def test_mistakes_that_are_added_one_by_one_go_with_the_others():
+    source = 'def f(x):\n    return x + 1\nMISTAKES = {}\nMISTAKES["f"] = {"twice": lambda x: f(x) + 1}'
+    names = {}
+    exec(hollow(source), names)
+    assert names["MISTAKES"]["f"] == {} and "x + 1" not in hollow(source)
+
+
 def test_a_function_that_makes_a_reference_makes_one_that_refuses():
     cell = "@course.exercise(reference=answers.maker(3))\ndef f(x):\n    return ..."
     names = {}

@@ -81,7 +81,9 @@ def test_the_first_cell_on_colab_fetches_and_installs_and_goes_to_the_notebooks(
     assert os.getcwd() == str(tmp_path / "course" / "notebooks")
     clone, install = calls
     assert clone[:2] == ["git", "clone"] and URL in clone
-    extras = Requirement(install[-2]).extras
+    folder, _, name = install[-2].rpartition("/")
+    assert folder == ".", "without a path, pip would ask the index for a package of this name"
+    extras = Requirement(name).extras
     assert extras <= set(PROJECT["optional-dependencies"])
     notebook_tools = {"ipykernel", "ipython", "jupyterlab"}
     for extra in extras:

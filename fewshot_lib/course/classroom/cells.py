@@ -163,6 +163,13 @@ def factories(cells: Sequence[str]) -> set[str]:
     return found
 
 
+def _base(target: ast.expr) -> str:
+    """The name that a target hangs on: "a" of a and of a["b"]."""
+    while isinstance(target, ast.Subscript):
+        target = target.value
+    return target.id if isinstance(target, ast.Name) else ""
+
+
 def hollow(source: str, makers: Collection[str] = ()) -> str:
     """A module of answers without its answers: names and constants are there, the functions refuse.
 
@@ -173,9 +180,7 @@ def hollow(source: str, makers: Collection[str] = ()) -> str:
     kept: set[str] = set()
     body: list[ast.stmt] = []
     for node in tree.body:
-        if isinstance(node, ast.Assign) and any(
-            isinstance(t, ast.Name) and t.id == "MISTAKES" for t in node.targets
-        ):
+        if isinstance(node, ast.Assign) and any(_base(target) == "MISTAKES" for target in node.targets):
             continue
         if isinstance(node, ast.Assign):
             kept |= _read(node.value) & functions.keys()
