@@ -8,8 +8,8 @@
 frozen (``field_data.py``: texts, features, episodes; ``field_rows.py``: the methods). A model that is trained
 is trained jointly on the training classes of all sets of a family that have five, with three seeds; its best
 step, every setting of a method, and whether features are centred, are chosen on validation classes. With
-``--tuned``, all-MiniLM-L6-v2 gets LoRA adapters instead, trained in the same way, with as many seeds; models
-are trained on features of the frozen encoder, for a tuned one knows the training classes too well.
+``--tuned``, encoders get LoRA adapters instead, trained in the same way, with as many seeds; models are
+trained on features of the frozen encoder, for a tuned one knows the training classes too well.
 
 The work is cut into *cells*: a set, a family, a number of shots, an encoder, a row, a seed. Each is a JSON
 file in ``--out``, whole or not at all; what is there and was measured in the same way is not measured again.
@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import itertools
 import json
 import platform
 import time
@@ -204,7 +203,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", nargs="+", choices=list(all_of_them), default=list(all_of_them))
     parser.add_argument("--shots", nargs="+", type=int, choices=fd.SHOTS, default=list(fd.SHOTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of what is trained")
-    parser.add_argument("--tuned", action="store_true", help="all-MiniLM-L6-v2 with adapters, nothing else")
+    parser.add_argument("--tuned", action="store_true", help="encoders with adapters instead")
     parser.add_argument(
         "--choose", action="store_true", help="measure nothing: settings on validation classes"
     )
@@ -213,20 +212,23 @@ def main() -> None:
     options = parser.parse_args()
     for family in options.families:
         names = [each for each in options.sets if fd.has_family(each, family)]
-        for seed in options.seeds if options.tuned else ():
-            field = Field(family, fd.TunedEncoder(family, seed, options.features), options.out)
+        for encoder, seeds in encoders_of(family, options):
+            field = Field(family, encoder, options.out)
             for row in options.rows:
-                field.run(row, seed, names, options.shots)
-    for family, name in itertools.product(options.families, () if options.tuned else options.encoders):
-        field = Field(family, fd.Encoder(name, options.features), options.out)
-        names = [each for each in options.sets if fd.has_family(each, family)]
-        for row in options.rows:
-            if not options.choose:
-                for seed in options.seeds:
-                    field.run(row, seed, names, options.shots)
-            elif row in CANDIDATES:
-                print(f"{row}: {', '.join(names)}, {family}, {name}", flush=True)
-                field.choose(row, names)
+                if not options.choose:
+                    for seed in seeds:
+                        field.run(row, seed, names, options.shots)
+                elif row in CANDIDATES:
+                    print(f"{row}: {', '.join(names)}, {family}, {encoder.key}", flush=True)
+                    field.choose(row, names)
+
+
+def encoders_of(family: str, options: argparse.Namespace) -> list[tuple[fd.Encoder, list[int]]]:
+    """The encoders asked for, and the seeds of the models on each: a tuned one has a seed itself."""
+    if options.tuned:
+        asked = [(name, seed) for name in options.encoders for seed in options.seeds]
+        return [(fd.TunedEncoder(name, family, seed, options.features), [seed]) for name, seed in asked]
+    return [(fd.Encoder(name, options.features), options.seeds) for name in options.encoders]
 
 
 if __name__ == "__main__":

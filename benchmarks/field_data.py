@@ -28,7 +28,8 @@ SETS = ("huffpost", "reuters", "20news", "amazon", "hwu64")
 FAMILIES = ("bao", "metaprompting", "metaprompter")
 ENCODERS = ("minilm", "mpnet")
 N_WAY, SHOTS, N_QUERY, N_EPISODES, N_VALIDATION, MAX_TOKENS = 5, (1, 5), 15, 1000, 300, 200
-TUNING_STEPS = 400  # episodes; the best validated of four stays
+# Of the adapters: steps, of which the best validated of four stays, and the tokens of a text in training.
+TUNING = {"minilm": {"n_steps": 400, "max_tokens": 128}, "mpnet": {"n_steps": 200, "max_tokens": 64}}
 TEXTS, OTHERS, BLOCK = {"huffpost": 300, "hwu64": 180}, 60, 60  # of a class; 120 of a test class elsewhere
 
 
@@ -102,21 +103,22 @@ class Encoder:
 
 
 class TunedEncoder(Encoder):
-    """all-MiniLM-L6-v2 with LoRA adapters, trained on the training classes of all sets of a family."""
+    """An encoder with LoRA adapters, trained on the training classes of all sets of a family."""
 
-    tuned = "LoRA"
-
-    def __init__(self, family: str, seed: int, folder: Path | None = None) -> None:
-        super().__init__("minilm", folder)
+    def __init__(self, name: str, family: str, seed: int, folder: Path | None = None) -> None:
+        super().__init__(name, folder)
         self.family, self.seed = family, seed
-        self.key = f"minilm-lora-{family}-{seed}"
+        self.tuned = f"LoRA, {TUNING[name]['n_steps']} steps"
+        self.key = f"{name}-lora-{TUNING[name]['n_steps']}-{family}-{seed}"
 
     @functools.cached_property
     def model(self) -> TextEncoder:
         datasets = [thinned(load(name, self.family)) for name in SETS if has_family(name, self.family)]
         text = TextEncoder(self.name, max_tokens=MAX_TOKENS).to(pick_device())
         self.folder.mkdir(parents=True, exist_ok=True)
-        text.model = tuned_encoder(datasets, TUNING_STEPS, self.seed, self.folder / f"{self.key}.pt").model
+        checkpoint = self.folder / f"{self.key}.pt"
+        tuned = tuned_encoder(datasets, self.name, seed=self.seed, checkpoint=checkpoint, **TUNING[self.name])
+        text.model = tuned.model
         return text
 
     @property

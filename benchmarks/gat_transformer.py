@@ -84,6 +84,7 @@ Features = tuple[Tensor, Tensor]  # of all texts (n, d), and of the class names 
 Table = dict[str, dict[tuple[str, int], EpisodeResults]]  # row -> (data set, shots) -> results
 MAX_TOKENS, TRAIN_TOKENS = 200, 128
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+ALL_LINEAR = {"minilm": ("query", "key", "value", "dense"), "mpnet": ("q", "k", "v", "o", "dense")}
 COSINE_FINE_TUNING = FineTuning(temperature=0.1, lr=0.01, steps=20, label="cosine fine-tuning")
 BASELINES = (
     zero_shot,
@@ -160,12 +161,14 @@ def mix_on_validation(task: Task) -> float:
     return sum(means) / len(means)
 
 
-def tuned_encoder(datasets: list[ClassDataset], n_steps: int, seed: int, checkpoint: Path) -> TokenEncoder:
+def tuned_encoder(
+    datasets: list[ClassDataset], name: str, *, n_steps: int, max_tokens: int, seed: int, checkpoint: Path
+) -> TokenEncoder:
     """LoRA adapters, trained on the training classes of all sets, as strong as validation classes like it."""
-    short = TextEncoder(max_tokens=TRAIN_TOKENS)
-    tuned = with_lora(short, rank=16, targets=("query", "key", "value", "dense"), seed=seed)
+    short = TextEncoder(name, max_tokens=max_tokens)
+    tuned = with_lora(short, rank=16, targets=ALL_LINEAR[name], seed=seed)
     tuned = tuned.to(pick_device())
-    tasks = [Task(ds.name, ds, *token_ids(ds, short, TRAIN_TOKENS)) for ds in datasets]
+    tasks = [Task(ds.name, ds, *token_ids(ds, short, max_tokens)) for ds in datasets]
     samplers = [
         TaskSampler([task], min(10, len(task.classes("train"))), (1, 5), 2, 1, seed=seed + number)
         for number, task in enumerate(tasks)
@@ -367,8 +370,9 @@ def main() -> None:
     datasets = [
         thinned(data.load(name, split_family=options.family), options.per_class) for name in options.datasets
     ]
-    checkpoint = options.out / f"lora-{options.lora}.pt"
-    tuned = tuned_encoder(datasets, options.lora, options.seed, checkpoint) if options.lora else None
+    kept = {"seed": options.seed, "checkpoint": options.out / f"lora-{options.lora}.pt"}
+    how = {"n_steps": options.lora, "max_tokens": TRAIN_TOKENS}
+    tuned = tuned_encoder(datasets, "minilm", **how, **kept) if options.lora else None
     sets = {}
     for dataset in datasets:
         print(dataset, flush=True)

@@ -81,12 +81,11 @@ def read(path: Path) -> Pack:
 
     omniglot = {f: ClassDataset(images, labels, named, splits(f), name=f"omniglot/{f}") for f in FAMILIES}
     ids, names = tensors["ids"].long(), tensors["names"].long()
-    names = F.pad(names, (0, ids.shape[1] - names.shape[1]), value=about["padding"])  # as long as texts
     texts = ClassDataset(
         ids, tensors["labels"].long(), about["classes"], splits("texts"), name="huffpost/bao"
     )
     weights = {n.removeprefix("model "): t.float() for n, t in tensors.items() if n.startswith("model ")}
-    return Pack(omniglot, texts, names, _encoder(about["config"], about["padding"], weights))
+    return _pack(omniglot, texts, names, _encoder(about["config"], about["padding"], weights))
 
 
 def made_up() -> Pack:
@@ -101,7 +100,16 @@ def made_up() -> Pack:
     config = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     config |= {"intermediate_size": 16, "max_position_embeddings": 16}
     omniglot = {family: ClassDataset(images, labels, names, splits, name="noise") for family in FAMILIES}
-    return Pack(omniglot, ClassDataset(ids, labels, names, splits), ids[::20], _encoder(config, 0, None))
+    texts = ClassDataset(ids, labels, names, splits)
+    return _pack(omniglot, texts, ids[::20, :5], _encoder(config, 0, None))
+
+
+def _pack(
+    omniglot: dict[str, ClassDataset], texts: ClassDataset, names: Tensor, encoder: TokenEncoder
+) -> Pack:
+    """With names as long as texts, so that both can be dealt as one tensor."""
+    longer = texts.inputs.shape[1] - names.shape[1]
+    return Pack(omniglot, texts, F.pad(names, (0, longer), value=encoder.padding), encoder)
 
 
 def _encoder(config: dict, padding: int, weights: dict[str, Tensor] | None) -> TokenEncoder:

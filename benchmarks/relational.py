@@ -28,7 +28,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from own_data import ALL, FIRST, PER_CLASS, Set, accuracy, read
+from own_data_draws import ALL, FIRST, PER_CLASS, Set, accuracy, read
 
 from fewshot_lib import data
 from fewshot_lib.classifier.naming import TEMPLATE, spoken

@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from own_data import Set, chosen, compared, interval
+from own_data_draws import Set, chosen, compared, interval
 
 from fewshot_lib import data
 from fewshot_lib.classifier import FewShotClassifier

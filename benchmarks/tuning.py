@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from own_data import FIRST, PER_CLASS, interval
+from own_data_draws import FIRST, PER_CLASS, interval
 from setfit_peer import clock, examples, results
 
 from fewshot_lib.classifier import FewShotClassifier, tuning

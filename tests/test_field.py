@@ -108,6 +108,38 @@ def test_what_is_trained_has_a_cell_per_seed(field, monkeypatch):
     assert all((c["training_seconds"] > 0) == (c["method"] == "relational") for c in found)
 
 
+def test_a_tuned_encoder_has_cells_of_its_own_for_every_seed_and_family(field, monkeypatch):
+    """Models on it are trained on features of the frozen one, and it is compared with itself."""
+    module, trained_on = field.module, []
+    from field_rows import Trained
+
+    model = Trained(make=lambda d: torch_relational(), training={})
+    monkeypatch.setattr(
+        type(model), "__call__", lambda self, tasks, seed: trained_on.append(len(tasks)) or zero_shot
+    )
+    monkeypatch.setitem(module.ROWS, "relational", model)
+    seen = []
+
+    def prepared(name, family, encoder):
+        seen.append((encoder.key, encoder.tuned))
+        return small(module.fd, name)
+
+    monkeypatch.setattr(module.fd, "prepared", prepared)
+    rows = ("--rows", "zero-shot", "relational", "--shots", "1", "--seeds", "0", "1")
+    field("--families", "metaprompting", *rows[:2], "--shots", "1")  # frozen: must not be taken for tuned
+    both = field("--tuned", "--encoders", "minilm", "mpnet", *rows)
+    cells = [json.loads(cell) for path, cell in both.items() if "lora" in path.name]
+    found = sorted((c["set"], c["method"], c["seed"]) for c in cells)
+    methods = ("names as examples", "relational", "zero-shot")
+    twice = [(s, m, k) for s in ("huffpost", "reuters") for m in methods for k in (0, 1) for _ in range(2)]
+    assert found == twice  # with both encoders
+    steps = {name: how["n_steps"] for name, how in module.fd.TUNING.items()}
+    assert all(cell["tuned"] == f"LoRA, {steps[cell['encoder']]} steps" for cell in cells)
+    tuned = {key for key, kind in seen if kind != "frozen"}
+    assert len(tuned) == 4 and all(str(steps[key.split("-")[0]]) in key for key in tuned)
+    assert len(trained_on) == 4 and {("minilm", "frozen"), ("mpnet", "frozen")} <= set(seen)
+
+
 def torch_relational():
     from fewshot_lib.graphs import RelationalNetwork
 

@@ -2,8 +2,9 @@
 
 ``benchmarks/field.py`` leaves a JSON file per *cell*: a method on a data set, in a split family, with a
 number of shots, an encoder, a seed. ``fewshot results --publish`` adds the cells to ``results/field.csv``, a
-line each, and writes the page from that table and from ``results/published.csv``, the figures of papers with
-their marks and sources. A table may have gaps: what has no cell is "not run".
+line each, and writes the page from that table, from ``benchmarks/metaprompting.csv``, and from
+``results/published.csv``, the figures of papers with their marks and sources. A table may have gaps: what has
+no cell is "not run".
 """
 
 import csv
@@ -26,6 +27,7 @@ COLUMNS = (
     *("settings", "baseline", "split", "fingerprint", "device", "threads", "versions"),
 )
 TABLE, PUBLISHED = Path("results/field.csv"), Path("results/published.csv")
+PROMPTS = Path("benchmarks/metaprompting.csv")
 PAGE, README = Path("RESULTS.md"), Path("README.md")
 MARKERS = ("<!-- results: written by fewshot results --publish -->", "<!-- end of results -->")
 
@@ -45,7 +47,8 @@ def publish(cells: Path, say: Callable[[str], None] = print) -> bool:
     merged = {identity(cell): cell for cell in (read_table(TABLE) if TABLE.is_file() else []) + found}
     table = [merged[key] for key in sorted(merged)]
     write(TABLE, csv_of(table))
-    write(PAGE, page(table, read_published(PUBLISHED)))
+    prompts = read_lines(PROMPTS) if PROMPTS.is_file() else []
+    write(PAGE, page(table, read_lines(PUBLISHED), prompts))
     readme = README.read_text(encoding="utf-8") if README.is_file() else ""
     if all(marker in readme for marker in MARKERS):
         (begin, rest), end = readme.split(MARKERS[0], 1), MARKERS[1]
@@ -102,7 +105,7 @@ def csv_of(cells: Iterable[Cell]) -> str:
     return text.getvalue()
 
 
-def read_published(path: Path) -> list[dict[str, str]]:
-    """Figures of papers: a line per method and number of shots, accuracies in %, empty where not known."""
+def read_lines(path: Path) -> list[dict[str, str]]:
+    """The lines of a csv file, as text: figures of papers, or of ``benchmarks/metaprompting.py``."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

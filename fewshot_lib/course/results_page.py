@@ -95,8 +95,10 @@ def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
 
 
-def page(cells: Sequence[Cell], published: Sequence[Mapping[str, str]]) -> str:
-    """RESULTS.md."""
+def page(
+    cells: Sequence[Cell], published: Sequence[Mapping[str, str]], prompts: Sequence[Mapping[str, str]] = ()
+) -> str:
+    """RESULTS.md. prompts: the lines of ``benchmarks/metaprompting.csv``."""
     parts = [
         "# Results",
         "Written by `fewshot results --publish` from [results/field.csv](results/field.csv), a line per "
@@ -116,6 +118,14 @@ def page(cells: Sequence[Cell], published: Sequence[Mapping[str, str]]) -> str:
     ]
     for family, meaning in FAMILIES.items():
         parts += [f"## Split family `{family}`", meaning + ".", family_table(cells, family, published)]
+    if prompts:
+        parts += [
+            "## Prompts, split family `bao`",
+            "Soft prompts, MetaPrompting and MetaPrompter need a masked language model; this one is small. "
+            "Episodes of their own; ± half the 95 % interval. The lines, with paired differences, and how "
+            "they were measured: [benchmarks/metaprompting.md](benchmarks/metaprompting.md).",
+            prompt_table(prompts),
+        ]
     parts += [
         "Published figures are marked [V] read in the source, [V2] second-hand, [M] from memory and not "
         "verified. They are of other episodes, of all texts, and of all classes of Amazon: they can be put "
@@ -125,13 +135,17 @@ def page(cells: Sequence[Cell], published: Sequence[Mapping[str, str]]) -> str:
 
 
 def family_table(cells: Sequence[Cell], family: str, published: Sequence[Mapping[str, str]]) -> str:
-    """Rows of methods, then those of papers."""
+    """Rows of methods, then those of papers; then which methods were run in other families only."""
     sets = [name for name in (*FOUR, "hwu64") if name != "hwu64" or family == "metaprompter"]
     head = ["method", "encoder", "seeds", *(f"{name}, {k}-shot" for k in SHOTS for name in sets)]
     head += [f"mean, {k}-shot" for k in SHOTS] + [f"minus, {k}-shot" for k in SHOTS]
-    lines = []
+    lines: list[list[str]] = []
+    lacking: dict[str, list[str]] = {}
     for row in rows_of(cells, family):
-        line = [row.method, row.encoder, str(row.n_seeds or "–")]
+        if not row.cells:
+            lacking.setdefault(row.encoder, []).append(row.method)
+            continue
+        line = [row.method, row.encoder, str(row.n_seeds)]
         line += [str(row.estimate([name], k) or NOT_RUN) for k in SHOTS for name in sets]
         line += [str(row.estimate(FOUR, k) or NOT_RUN) for k in SHOTS]
         line += [signed(row.estimate(FOUR, k, "minus_names")) for k in SHOTS]
@@ -141,7 +155,27 @@ def family_table(cells: Sequence[Cell], family: str, published: Sequence[Mapping
             line = [f"*{paper['method']}*, published [{paper['mark']}]", paper["encoder"], "–"]
             line += [paper[f"{name}_{k}"] or "–" for k in SHOTS for name in sets]
             lines.append(line + [mean_of(paper, k) for k in SHOTS] + ["–", "–"])
-    return markdown(head, lines)
+    gaps = "; ".join(f"on {encoder}, {', '.join(methods)}" for encoder, methods in lacking.items())
+    return markdown(head, lines) + (f"\n\nNot run in this family: {gaps}." if gaps else "")
+
+
+def prompt_table(lines: Sequence[Mapping[str, str]]) -> str:
+    """A row for each method, model and number of shots, a column for each set."""
+    found: dict[tuple[str, ...], dict[str, Estimate]] = {}
+    for line in lines:
+        low, high = map(float, line["95 % interval"].split(" to "))
+        estimate = Estimate(float(line["accuracy in %"]) / 100, (high - low) / 200)
+        found.setdefault((line["method"], line["model"], line["shots"]), {})[line["data set"]] = estimate
+    body = []
+    for row, by_set in found.items():
+        each = [by_set.get(name) for name in FOUR]
+        of_all = [estimate for estimate in each if estimate]
+        mean = Estimate(
+            sum(e.mean for e in of_all) / len(FOUR), math.hypot(*(e.half for e in of_all)) / len(FOUR)
+        )
+        each.append(mean if len(of_all) == len(FOUR) else None)
+        body.append([*row, *(str(estimate or NOT_RUN) for estimate in each)])
+    return markdown(["method", "model", "shots", *FOUR, "mean"], body)
 
 
 def mean_of(paper: Mapping[str, str], n_shot: int) -> str:

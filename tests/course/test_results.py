@@ -74,7 +74,9 @@ def test_what_lacks_a_set_or_a_seed_is_not_run():
     assert row(lacking).estimate(FOUR, 1) is None and row(lacking).estimate(FOUR, 5) is not None
     assert row([c for c in cells if c["set"] != "amazon"]).estimate(FOUR, 5) is None
     table = results_page.family_table(lacking, "metaprompter", [])
-    assert "| A | mpnet | – | not run |" in table and "70.0" not in table
+    assert table.endswith("Not run in this family: on mpnet, A.") and "70.0" not in table
+    assert "| A | mpnet | 2 |" in results_page.family_table(lacking, "bao", [])
+    assert "not run" in results_page.family_table(lacking, "bao", [])
 
 
 def test_an_aim_is_met_or_says_by_how_much_it_is_missed():
@@ -91,13 +93,13 @@ def test_an_aim_is_met_or_says_by_how_much_it_is_missed():
 
 
 def test_published_figures_carry_their_mark_and_are_averaged_only_where_all_are_known():
-    published = results.read_published(ROOT / results.PUBLISHED)
+    published = results.read_lines(ROOT / results.PUBLISHED)
     assert {paper["mark"] for paper in published} <= {"V", "V2", "M"} and all(p["source"] for p in published)
     prompter = next(p for p in published if p["method"].startswith("MetaPrompter ("))
     assert (results_page.mean_of(prompter, 1), results_page.mean_of(prompter, 5)) == ("81.78", "86.86")
     table = results_page.family_table(everywhere(), "metaprompting", published)
     assert "| *MetaPrompting (Hou et al. 2022)*, published [V] | BERT-base, tuned |" in table
-    assert table.rstrip().endswith("| 79.63 | 83.90 | – | – |")
+    assert table.split("\n\n")[0].endswith("| 79.63 | 83.90 | – | – |")
 
 
 def test_publishing_adds_cells_to_the_table_and_later_ones_replace_earlier_ones(course, capsys):
@@ -150,10 +152,20 @@ def test_what_is_no_cell_no_table_or_no_course_is_refused_and_nothing_is_written
         results.publish(Path("cells"))
 
 
+def test_prompts_have_a_mean_only_where_all_four_sets_were_run():
+    line = {"method": "M", "model": "lm", "shots": "1"}
+    line |= {"accuracy in %": "60.0", "95 % interval": "58.0 to 62.0"}
+    everywhere = [line | {"data set": name} for name in FOUR]
+    assert "| M | lm | 1 |" + 4 * " 60.0 ± 2.0 |" + " 60.0 ± 1.0 |" in results_page.prompt_table(everywhere)
+    lacking = results_page.prompt_table(everywhere[:3])
+    assert lacking.endswith("| 60.0 ± 2.0 | not run | not run |")
+
+
 @pytest.mark.skipif(not (ROOT / results.TABLE).is_file(), reason="nothing was published yet")
 def test_the_page_of_the_repository_says_what_its_table_holds():
-    published = results.read_published(ROOT / results.PUBLISHED)
-    page = results_page.page(results.read_table(ROOT / results.TABLE), published)
+    published = results.read_lines(ROOT / results.PUBLISHED)
+    prompts = results.read_lines(ROOT / results.PROMPTS)
+    page = results_page.page(results.read_table(ROOT / results.TABLE), published, prompts)
     assert page == (ROOT / results.PAGE).read_text(encoding="utf-8")
     with (ROOT / results.TABLE).open(newline="", encoding="utf-8") as file:
         assert all(0 < float(line["mean"]) < 1 for line in csv.DictReader(file))
