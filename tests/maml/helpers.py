@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import itertools
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 from fewshot_lib.maml import MAML, Classifier, Tasks, meta_loss, norms
 
 WAYS = 3
+both_engines = pytest.mark.parametrize("engine", ["loop", "vmap"])
 
 
 def benchmark(name):
@@ -38,6 +40,9 @@ def tasks(*shape, n_tasks=2, n_support=6, n_query=4, seed=0, inputs=None):
     labels = torch.arange(WAYS).repeat(n_support // WAYS).expand(n_tasks, -1)
     answers = torch.randint(WAYS, (n_tasks, n_query), generator=torch.Generator().manual_seed(seed + 3))
     return Tasks(make(n_tasks, n_support, seed + 1), labels, make(n_tasks, n_query, seed + 2), answers)
+
+
+vector_tasks = partial(tasks, 4, n_tasks=4, n_query=5)
 
 
 def image_net(norm="none"):
@@ -72,6 +77,22 @@ class Tied(nn.Module):
 
     def forward(self, x):
         return self.last(self.first(x) @ self.first.weight)
+
+
+class Point(nn.Module):
+    """A parameter φ in the plane; on "inputs" c (n, 2) it answers φ − c."""
+
+    def __init__(self):
+        super().__init__()
+        self.phi = nn.Parameter(randn(2, seed=7))
+
+    def forward(self, c):
+        return self.phi - c
+
+
+def quadratic(differences, curvatures):
+    """½ (φ − c)ᵀ A (φ − c), with A (n, 2, 2) as the labels."""
+    return 0.5 * torch.einsum("ni,nij,nj->n", differences, curvatures, differences).mean()
 
 
 def engines(model, **options):

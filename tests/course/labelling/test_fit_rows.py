@@ -1,0 +1,25 @@
+"""The rows that `fit` learns from: without a text or label, and unlabelled ones."""
+
+import pytest
+
+from .helpers import CLASSES, run, write
+
+
+def test_rows_without_text_or_label_are_left_out_where_that_is_asked_for(bag, tmp_path):
+    rows = [["cheap", "price"], ["late", "parcel"], ["", "price"], ["lost", ""]]
+    table = write(tmp_path / "train.csv", [["text", "label"], *rows])
+    with pytest.raises(ValueError, match="line 4, 5.*--drop-empty"):
+        run("fit", table, "--out", tmp_path / "model")
+    run("fit", table, "--out", tmp_path / "model", "--drop-empty")
+    assert (tmp_path / "model" / "classifier.json").exists()
+
+
+def test_unlabelled_rows_are_learnt_from_and_a_file_of_another_kind_is_refused(bag, tmp_path, capsys):
+    table = write(tmp_path / "train.csv", [["text", "label"], *[[w, c] for c, w in CLASSES.items()]])
+    pool = write(tmp_path / "pool.csv", [["text"], ["money money"], [""], ["cheap"], ["late"]])
+    run("fit", table, "--out", tmp_path / "model", "--unlabelled", pool)
+    assert "names as examples, with 3 unlabelled" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="are of two kinds: give a table"):
+        run("fit", table, "--out", tmp_path / "model", "--unlabelled", tmp_path)
+    with pytest.raises(ValueError, match=r"There is no .*none\.csv"):
+        run("fit", table, "--out", tmp_path / "model", "--unlabelled", tmp_path / "none.csv")

@@ -1,0 +1,34 @@
+"""`evaluate` and its report: one page that counts right and needs nothing else."""
+
+import re
+
+import numpy as np
+import pytest
+
+from fewshot_lib.course.labelling_report import Report
+
+from .helpers import run, write
+
+
+def test_evaluate_writes_one_page_that_needs_nothing_else(model, tmp_path, capsys):
+    rows = [["cheap <b>", "price"], ["money", "refund"], ["late", "refund"], ["late", "refund"]]
+    table = write(tmp_path / "test.csv", [["text", "label"], *rows])
+    run("evaluate", model, table, "--report", tmp_path / "report.html")
+    assert "Accuracy 50.0%" in capsys.readouterr().out
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert not re.search("<script|<link|src=|href=|http", page)
+    assert "<b>refund</b> taken for <b>parcel</b>: 2" in page
+    assert run("evaluate", model, table, "--report", tmp_path / "report.html")
+    with pytest.raises(ValueError, match="exists and is no report"):
+        run("evaluate", model, table, "--report", table)
+
+
+def test_the_report_counts_and_escapes():
+    p = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
+    report = Report.of(["<a>", "b"], p, ["<a>", "b", "b", "new"], ["<script>x", "two", "three", "four"])
+    assert report.correct.tolist() == [True, False, True, False]
+    assert report.confusions == [(("b", "<a>"), 1), (("new", "<a>"), 1)]
+    assert report.calibration_error == pytest.approx((0.1 + 0.8 + 0.3 + 0.6) / 4)
+    assert "does not know, counted as wrong: new" in report.in_words
+    page = report.html("m", "s")
+    assert "<script" not in page and "<a>" not in page and "&lt;a&gt;" in page
