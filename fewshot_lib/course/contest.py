@@ -13,7 +13,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from fewshot_lib.core import EpisodeResults, Episodes, Method, PairedDifference, compare_paired, evaluate
@@ -79,6 +79,11 @@ def peak_memory(run: Callable[[], Any], device: torch.device) -> int:
         held += n_bytes
         most = max(most, held)
     return most
+
+
+def n_numbers(*modules: nn.Module) -> int:
+    """How many numbers these modules have learnt."""
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
 def against(table: Table, setting: Setting, name: str, other: str) -> PairedDifference:

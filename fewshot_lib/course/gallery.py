@@ -1,12 +1,14 @@
-"""Inputs of one's own data side by side, each with a few words: a table of texts, or a sheet of pictures."""
+"""Inputs to look at: some side by side, each with a few words, or those of an episode; texts or pictures."""
 
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 from torch import Tensor
 
+from fewshot_lib.core import Episodes
 from fewshot_lib.course.figures import say, show
-from fewshot_lib.course.plots import picture
+from fewshot_lib.course.plots import episode_picture, picture
+from fewshot_lib.data import ClassDataset
 
 LETTERS, COLUMNS = 90, 6  # of a text; of a sheet
 
@@ -31,6 +33,20 @@ def gallery(inputs: Sequence[str] | Tensor, words: Sequence[str], *, said: str, 
         picture(ax, image)
         ax.set_title(word, fontsize=7, wrap=True)
     show(fig, alt=alt, caption=f"Above each picture: {said}.")
+
+
+def show_episode(dataset: ClassDataset, episodes: Episodes) -> None:
+    """Shows the first of the episodes: its support and some queries; of texts one example of each class."""
+    if dataset.is_text:
+        rows = episodes.support[0, :, 0].tolist()
+        say("\n".join(f"- **{dataset.class_names[dataset.labels[i]]}**: {dataset.inputs[i]}" for i in rows))
+        return
+    show(
+        episode_picture(dataset, episodes),
+        alt="One episode: a row per class, its support drawings framed in colour and marked S, some of its "
+        "queries in black and marked Q.",
+        caption="The first episode. S: support, the labelled examples. Q: queries, to be classified.",
+    )
 
 
 def _short(text: str) -> str:

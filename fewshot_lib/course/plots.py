@@ -108,7 +108,12 @@ def picture(ax: Axes, image: Tensor, frame: str | None = None, letter: str = "")
 def episode_picture(
     dataset: ClassDataset, episodes: Episodes, number: int = 0, most_queries: int = 5
 ) -> Figure:
-    """One episode of images: a row per way, its supports (S, in colour), then some queries (Q, in black)."""
+    """One episode: a row per way, its supports (S, in colour), then some queries (Q, in black).
+
+    Of texts, a row is the beginning of the first support.
+    """
+    if dataset.is_text:
+        return _episode_of_texts(dataset, episodes, number)
     shown = min(most_queries, episodes.n_query)
     columns = episodes.n_shot + shown
     size = (0.75 * columns + 2, 0.8 * episodes.n_way)
@@ -126,6 +131,17 @@ def episode_picture(
             picture(axes[way, column], dataset.inputs[row], frame, "S" if is_support else "Q")
         name = dataset.class_names[episodes.classes[number, way]]
         axes[way, 0].set_ylabel(f"way {way}\n{name}", rotation=0, ha="right", va="center", fontsize=8)
+    return fig
+
+
+def _episode_of_texts(dataset: ClassDataset, episodes: Episodes, number: int) -> Figure:
+    fig, ax = plt.subplots(figsize=(8, 0.4 * episodes.n_way + 0.4), layout="constrained")
+    for way in range(episodes.n_way):
+        row = int(episodes.support[number, way, 0])
+        text = f"way {way} · {dataset.class_names[dataset.labels[row]]}: {dataset.inputs[row][:80]}"
+        ax.text(0, episodes.n_way - way, text, fontsize=8)
+    ax.set(ylim=(0, episodes.n_way + 1))
+    ax.axis("off")
     return fig
 
 

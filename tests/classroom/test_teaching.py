@@ -17,6 +17,10 @@ TEACHING = ROOT / "teaching"
 LONGEST = 90  # minutes of a block
 PREDICT = re.compile(r"^(?:#+ |>? ?\*\*)Predict", re.MULTILINE)
 each = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+NUMBER = r"(?<![\w.,])[+-]?\d+\.\d+(?!\w|\.\d)"
+MEASURED = re.compile(  # "34.4 % and 41.0 %", "+13.2 points", "8.8 to 17.7": what a page says was measured
+    rf"{NUMBER} to {NUMBER}|(?:{NUMBER}(?:, | and | or ))*{NUMBER} ?(?:%|points?\b)"
+)
 
 
 def notes(path):
@@ -80,6 +84,23 @@ def test_three_misconceptions_each_with_a_question(path):
     assert [number for number, *_ in found] == ["1", "2", "3"]
     assert all("**Ask:**" in text and "?" in text for *_, text in found)
     assert len(notes(path)["What to cut"]) > 60
+
+
+@each
+def test_percentages_and_points_are_those_of_the_recording(path):
+    """A sign on the page is a sign in the recording; without one, either will do."""
+    page = " ".join((TEACHING / "notes" / f"{path.stem[:2]}.md").read_text(encoding="utf-8").split())
+    stated = [n for part in MEASURED.findall(page.replace("−", "-")) for n in re.findall(NUMBER, part)]
+    printed = set(re.findall(NUMBER, recorded(path).replace("−", "-")))
+    printed |= {number.lstrip("+-") for number in printed}
+    assert stated and not [number for number in stated if number not in printed]
+
+
+def recorded(path):
+    """What the cells of a notebook printed, without its figures."""
+    kinds = ("text/markdown", "text/plain")
+    shown = [output.get("data", {}).get(kind, "") for output in outputs(path) for kind in kinds]
+    return "\n".join(["".join(text) for text in shown] + [o.text for o in outputs(path) if "text" in o])
 
 
 def test_schedules_add_up():

@@ -7,7 +7,8 @@ from matplotlib import pyplot as plt
 from fewshot_lib.core import EpisodeSampler, few_shot_method
 from fewshot_lib.course import contest
 from fewshot_lib.course.contest import Entrant
-from fewshot_lib.course.gallery import gallery
+from fewshot_lib.course.gallery import gallery, show_episode
+from fewshot_lib.data import ClassDataset
 from fewshot_lib.prototypes import cosine_prototypes, zero_shot
 
 LABELS = torch.arange(6).repeat_interleave(10)
@@ -81,3 +82,12 @@ def test_a_gallery_is_a_table_of_texts_or_a_sheet_of_pictures(capsys):
     assert "a \\\\| b" in capsys.readouterr().out
     gallery(torch.zeros(7, 3, 9, 9, dtype=torch.uint8), list("abcdefg"), said="class", alt="Seven pictures.")
     assert "Seven pictures." in capsys.readouterr().out
+
+
+def test_an_episode_is_shown_as_a_picture_or_as_a_list_of_its_texts(capsys):
+    labels, classes = torch.arange(2).repeat_interleave(3), torch.arange(2)
+    texts = [f"text {i}" for i in range(6)]
+    for inputs, words in ((torch.rand(6, 1, 4, 4), "a row per class"), (texts, "text ")):
+        dataset = ClassDataset(inputs, labels, ["left", "right"], {"test": classes})
+        show_episode(dataset, EpisodeSampler(labels, classes, 2, 1, 1, seed=0).sample(1))
+        assert words in capsys.readouterr().out

@@ -172,3 +172,13 @@ def test_the_colours_of_the_classes_survive_in_the_stored_picture():
     stored = {colour: count for count, colour in image.getcolors(10**6)}
     for colour in plots.COLOURS[:5]:
         assert stored.get(tuple(round(255 * v) for v in to_rgb(colour)), 0) > 20, colour
+
+
+def test_an_episode_of_texts_has_a_line_per_way_with_its_first_support():
+    texts = [f"text {i}" for i in range(48)]
+    dataset = ClassDataset(texts, LABELS, NAMES, {"test": torch.arange(6)})
+    episodes = EpisodeSampler(LABELS, torch.arange(6), 3, 2, 4, seed=0).sample(2)
+    (ax,) = plots.episode_picture(dataset, episodes, number=1).axes
+    for way, line in enumerate(ax.texts):
+        name, row = NAMES[episodes.classes[1, way]], episodes.support[1, way, 0]
+        assert line.get_text() == f"way {way} · {name}: text {row}"

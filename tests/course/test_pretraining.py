@@ -1,5 +1,6 @@
 """One pre-trained Conv4 for chapters 02 to 04: the training that 02 shows, done once, loaded afterwards."""
 
+import ast
 from pathlib import Path
 
 import nbformat
@@ -66,11 +67,11 @@ def test_other_pictures_seeds_and_sizes_get_a_network_of_their_own(lesson, tmp_p
 
 def test_chapter_02_shows_the_training_that_is_kept(lesson):
     ds = letters(0)
-    (shown,) = (
-        cell.source
-        for cell in nbformat.read(CHAPTER_02, as_version=4).cells
-        if "def pretrained(" in cell.source
-    )
+    cells = nbformat.read(CHAPTER_02, as_version=4).cells
+    code = ast.parse("\n".join(cell.source for cell in cells if cell.cell_type == "code"))
+    asked = ("new_network", "pretrained")
+    shown = [node for node in code.body if isinstance(node, ast.FunctionDef) and node.name in asked]
+    assert len(shown) == len(asked)
     rows, labels = ds.training_set("train")
     names = {"rows": rows, "labels": labels, "inputs": ds.inputs, "lesson": lesson, "ds": ds}
     names |= {
@@ -80,6 +81,6 @@ def test_chapter_02_shows_the_training_that_is_kept(lesson):
         "encode": encode,
         "train_classifier": train_classifier,
     }
-    exec(shown, names)
+    exec(compile(ast.Module(shown, []), str(CHAPTER_02), "exec"), names)
     n_batches = pretraining.plan(ds, lesson).n_batches
     assert_same(names["pretrained"](lesson.seed, n_batches), pretraining.pretrained_conv4(ds, lesson))

@@ -17,6 +17,7 @@ A notebook whose metadata say ``"fewshot": {"kind": "start"}`` needs fewer of th
 import ast
 import itertools
 import re
+import statistics
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -31,7 +32,8 @@ from fewshot_lib.course.running.execution import read_notebook
 from fewshot_lib.course.running.parameters import TAG, declared, tags
 from fewshot_lib.course.running.solutions import EXERCISE, solution_of
 
-MAX_BYTES, MAX_LINES, MAX_COLUMNS, MAX_IMPORTS = 1_000_000, 45, 110, 12
+MAX_BYTES, MAX_LINES, MAX_COLUMNS, MAX_IMPORTS = 1_000_000, 20, 110, 12
+MAX_MEDIAN = 6  # lines of the middle one of all code cells: one idea a cell
 N_HINTS, N_QUESTIONS = 3, 3
 N_EXERCISES = {"start": 0, "extra": 1, "": 3}  # by the kind of a notebook
 CHECKED = "nbval-check-output"
@@ -156,13 +158,23 @@ def nothing_of_this_machine(notebook: NotebookNode) -> Iterator[str]:
                 yield f"cell {number}: a memory address ({match[0]}), which changes with every run."
 
 
-def plain_short_code(notebook: NotebookNode) -> Iterator[str]:
-    """Short cells of short lines of plain Python, and few imports."""
+def short_cells(notebook: NotebookNode) -> Iterator[str]:
+    """One idea a cell: none is long, and half of them are very short. Imports may be many."""
+    lengths = []
     for where, cell in _numbered(notebook, "code"):
-        lines = cell.source.splitlines()
-        if len(lines) > MAX_LINES:
-            yield f"{where}: {len(lines)} lines of code; split it, {MAX_LINES} are the most."
-        if (widest := max(map(len, lines), default=0)) > MAX_COLUMNS:
+        if _only_imports(cell.source):
+            continue
+        lengths.append(sum(bool(line.strip()) for line in cell.source.splitlines()))
+        if lengths[-1] > MAX_LINES:
+            yield f"{where}: {lengths[-1]} lines of code; split it, {MAX_LINES} are the most."
+    if lengths and (median := statistics.median(lengths)) > MAX_MEDIAN:
+        yield f"its code cells have {median:g} lines in the median; split some, {MAX_MEDIAN} are the most."
+
+
+def plain_code(notebook: NotebookNode) -> Iterator[str]:
+    """Short lines of plain Python, and few imports."""
+    for where, cell in _numbered(notebook, "code"):
+        if (widest := max(map(len, cell.source.splitlines()), default=0)) > MAX_COLUMNS:
             yield f"{where}: a line of code has {widest} columns; {MAX_COLUMNS} are the most."
         for pattern, problem in _FORBIDDEN.items():
             if re.search(pattern, cell.source, re.MULTILINE):
@@ -171,6 +183,13 @@ def plain_short_code(notebook: NotebookNode) -> Iterator[str]:
     n_imports = len(_LIBRARY_IMPORT.findall(source))
     if n_imports > MAX_IMPORTS:
         yield f"{n_imports} imports from fewshot_lib; {MAX_IMPORTS} are the most: one per room."
+
+
+def _only_imports(source: str) -> bool:
+    try:
+        return all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(source).body)
+    except SyntaxError:  # another rule says so
+        return False
 
 
 def toy_numbers(notebook: NotebookNode) -> Iterator[str]:
@@ -386,6 +405,6 @@ def _stub_problems(source: str, solved: bool) -> Iterator[str]:
 
 
 _OF_RUNS = executed_in_order, clean_outputs, alternative_texts, nothing_of_this_machine, toy_numbers
-_OF_WRITING = plain_short_code, parameters_cell, sizes_from_parameters, sections, markdown_form, formulas
-_OF_PRACTICE = exercises, quiz
-RULES: tuple[Callable[[NotebookNode], Iterator[str]], ...] = (*_OF_RUNS, *_OF_WRITING, *_OF_PRACTICE)
+_OF_CODE = short_cells, plain_code, parameters_cell, sizes_from_parameters
+_OF_WRITING = sections, markdown_form, formulas, exercises, quiz
+RULES: tuple[Callable[[NotebookNode], Iterator[str]], ...] = (*_OF_RUNS, *_OF_CODE, *_OF_WRITING)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -14,14 +13,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from fewshot_lib.core import Episodes
 from fewshot_lib.course.figures import show
-from fewshot_lib.course.machine import PACKAGE_ROOT
+from fewshot_lib.course.measured import measured_table
 from fewshot_lib.course.plots import COLOURS, MARKERS
 from fewshot_lib.course.schemes import arrow, box, canvas
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.encoders import MaskedLM
 
 GAP = "[MASK]"
-BENCHMARK = PACKAGE_ROOT / "benchmarks" / "gat_transformer.md"
 TRAINED, FROZEN, TEXT, PLAIN = "#FBE3B5", "#E6E6E6", "#CFE3F2", "#FFFFFF"  # pale colours of boxes
 
 
@@ -44,15 +42,17 @@ def table_of_guesses(ds: ClassDataset, rows: Sequence[int], guesses: Sequence[st
 def missing_words(
     texts: Sequence[str], words: Sequence[str], most: int, length: int = 14
 ) -> tuple[list[str], Tensor]:
-    """Texts whose first word of these is replaced by [MASK], and which word it was: at most so many of each.
+    """Texts in which one of these words is replaced by [MASK], and which word: at most so many of each.
 
-    Of the first sentence so many words are kept, and the gap is neither one of the first two nor the last.
+    It is the first of them of which there are not enough yet. Of the first sentence so many words are kept,
+    and the gap is neither one of the first two nor the last.
     """
     found: dict[str, list[str]] = {word: [] for word in words}
     for text in texts:
         tokens = text.split(". ")[0].split()[:length]
-        at = next((i for i, token in enumerate(tokens[:-1]) if i > 1 and token in found), None)
-        if at is not None and GAP not in text and len(found[tokens[at]]) < most:
+        wanted = {word for word in words if len(found[word]) < most}
+        at = next((i for i, token in enumerate(tokens[:-1]) if i > 1 and token in wanted), None)
+        if at is not None and GAP not in text:
             found[tokens[at]].append(" ".join([*tokens[:at], GAP, *tokens[at + 1 :]]))
     labels = torch.arange(len(words)).repeat_interleave(torch.tensor([len(found[word]) for word in words]))
     return [text for word in words for text in found[word]], labels
@@ -67,14 +67,9 @@ def with_gap(lm: MaskedLM, texts: Sequence[str], n_soft: int = 0) -> Tensor:
     return padded.to(lm.word_embeddings.device)
 
 
-def page_rows(methods: Sequence[str], path: Path = BENCHMARK) -> list[dict[str, str]]:
-    """The rows of these methods in the first table of a results page; none where there is no such page."""
-    if not path.is_file():
-        return []
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
-    head, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
-    end = next((i for i, row in enumerate(rows) if row == head), len(rows))
-    by_name = {row[0]: dict(zip(head, row, strict=True)) for row in rows[:end]}
+def page_rows(methods: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of these methods in the results on the published sets."""
+    by_name = {row["method"]: row for row in measured_table("gat_transformer")}
     return [by_name[method] for method in methods]
 
 

@@ -13,14 +13,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fewshot_lib.core import EpisodeResults, PairedDifference
-from fewshot_lib.course.machine import PACKAGE_ROOT
 from fewshot_lib.course.plots import COLOURS, MARKERS, difference_plot
 from fewshot_lib.course.schemes import arrow, box
 from fewshot_lib.data import ClassDataset, from_arrays
 from fewshot_lib.data.made.docstrings import public_docstrings
 from fewshot_lib.data.made.summaries import summary
 
-BENCHMARK = PACKAGE_ROOT / "benchmarks" / "metaprompting.md"
 ABLATION = "minus its 0-inner-step ablation, paired"
 NOT_PYTHON = set("site-packages dist-packages test idlelib lib2to3 turtledemo ensurepip distutils".split())
 SHARED, OF_TASK, FROZEN = "#CFE3F2", "#FBE3B5", "#E6E6E6"  # pale colours of three kinds of box
@@ -179,13 +177,6 @@ class Row:
         return f"{100 * self.mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
 
 
-def benchmark_table(path: Path = BENCHMARK) -> list[dict[str, str]]:
-    """The table of ``benchmarks/metaprompting.md``, a dict per row."""
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
-    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return [dict(zip(head, row, strict=True)) for row in rows]
-
-
 def ablation_rows(table: Sequence[Mapping[str, str]]) -> dict[str, dict[str, Row]]:
     """What moves ("frozen LM", "LoRA") -> data set -> MetaPrompting minus the same with 0 inner steps."""
     found: dict[str, dict[str, Row]] = {}
@@ -280,14 +271,18 @@ def of_share(share: float, low: float, high: float, gain: EpisodeResults) -> str
 
 def of_spreads(spreads: Sequence[float], none: Sequence[float], ten: Sequence[float]) -> str:
     """Where the loop costs and where it pays, on the toy tasks of section 5."""
-    wide = 4
-    return (
-        f"Tasks that are all alike (spread 0): loss {none[0]:.3f} without a step, {ten[0]:.3f} with ten. The "
-        "loop **costs**: two examples are noisy, and there is nothing to adapt to. "
-        f"Spread {spreads[wide]:g}: {none[wide]:.3f} against {ten[wide]:.3f}. The loop **pays**: no single "
-        "prompt serves tasks that pull in different directions. "
-        "(Tested here, on the toy: only the spread changed.)"
-    )
+    why = {  # place in the curve -> why the loop would cost there, why it would pay
+        0: ("two examples are noisy, and there is nothing to adapt to", "the start was not the best one"),
+        4: ("one prompt serves all tasks", "no single prompt serves tasks that pull in different directions"),
+    }
+    told = ["At spread 0 all tasks are alike."]
+    for place, reasons in why.items():
+        pays = ten[place] < none[place]
+        told.append(
+            f"Spread {spreads[place]:g}: loss {none[place]:.3f} without a step, {ten[place]:.3f} with ten. "
+            f"The loop **{'pays' if pays else 'costs'}**: {reasons[pays]}."
+        )
+    return " ".join([*told, "(Tested here, on the toy: only the spread changed.)"])
 
 
 def of_verbalizers(found: Mapping[str, tuple[EpisodeResults, EpisodeResults, PairedDifference]]) -> str:
@@ -337,7 +332,7 @@ def verdicts(
     """A table: what the papers claim, what they did not ask, and what was seen.
 
     here: claim -> difference of this run; only the first claim is a paper's. spread: verdict and interval of
-    the spread after meta-learning minus that before. table: of ``benchmark_table``.
+    the spread after meta-learning minus that before. table: of the benchmark's page.
     """
     found = ablation_rows(table)
     alone, learned = "prompt tuning from words, LoRA", "MetaPrompting, LoRA"

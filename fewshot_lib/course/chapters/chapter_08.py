@@ -29,11 +29,14 @@ Splits = dict[str, dict[str, Tensor]]  # task -> split -> its classes
 class Plan:
     """Which classes each task trains on, is chosen by and is tested on; ``unseen`` are tested on only.
 
-    what: a sentence about where the tasks come from. n_way, train_ways: that all tasks have classes for.
+    fresh: domains of the other splits that are large enough to be tasks, divided in the same way; where there
+    are none, the tasks themselves. what: a sentence about where the tasks come from. n_way, train_ways: that
+    all tasks have classes for.
     """
 
     tasks: Splits
     unseen: Splits
+    fresh: Splits
     what: str
     n_way: int
     train_ways: int
@@ -65,10 +68,13 @@ def plan_tasks(dataset: ClassDataset, n_way: int, seed: int) -> Plan:
     else:
         tasks = {name: _divided(classes, n_way, draw) for name, classes in groups.items()}
     foreign = _domains(dataset, "test", n_way) or {"test classes": dataset.classes("test")}
-    ways, train_ways = (
-        min(n_way, *(len(split[part]) for split in tasks.values())) for part in ("test", "train")
-    )
-    return Plan(tasks, {name: {"test": c} for name, c in foreign.items()}, what, ways, train_ways)
+    others = _others(dataset, torch.cat([c for split in tasks.values() for c in split.values()]), need)
+    draw.manual_seed(seed)
+    fresh = {name: _divided(classes, n_way, draw) for name, classes in others.items()} or tasks
+    divided = [*tasks.values(), *fresh.values()]
+    ways, train_ways = (min(n_way, *(len(split[part]) for split in divided)) for part in ("test", "train"))
+    unseen = {name: {"test": c} for name, c in foreign.items()}
+    return Plan(tasks, unseen, fresh, what, ways, train_ways)
 
 
 def _domains(dataset: ClassDataset, split: str, least: int, most: int = 6) -> dict[str, Tensor]:
@@ -78,6 +84,15 @@ def _domains(dataset: ClassDataset, split: str, least: int, most: int = 6) -> di
         found.setdefault(dataset.domains[c], []).append(c)
     largest = sorted(found, key=lambda domain: -len(found[domain]))[:most]
     return {name: torch.tensor(found[name]) for name in largest if name and len(found[name]) >= least}
+
+
+def _others(dataset: ClassDataset, taken: Tensor, least: int) -> dict[str, Tensor]:
+    """The large domains of the splits of which no class is taken."""
+    found: dict[str, Tensor] = {}
+    for split in ("val", "test"):
+        if split in dataset.splits and not torch.isin(dataset.classes(split), taken).any():
+            found |= _domains(dataset, split, least)
+    return found
 
 
 def _divided(classes: Tensor, n_way: int, draw: torch.Generator) -> dict[str, Tensor]:

@@ -54,6 +54,11 @@ def added_code(source, *outputs):
     return lambda notebook: notebook.cells.append(cell)
 
 
+def added_cells(number, n_lines, line="x = 1"):
+    cells = [nbformat.v4.new_code_cell(f"{line}\n\n" * n_lines, id=f"more-{i}") for i in range(number)]
+    return lambda notebook: notebook.cells.extend(cells)
+
+
 def dropped(words):
     def change(notebook):
         for cell in notebook.cells:
@@ -104,7 +109,8 @@ EARLY = nbformat.v4.new_code_cell("import fewshot_lib", id="early")
         (added_code("interact(f, k=3)"), "ipywidgets"),
         (added_code("import ipywidgets as w"), "ipywidgets"),
         (added_code("plt.show()"), "course.show"),
-        (added_code("x = 1\n" * 46), "46 lines of code"),
+        (added_code("x = 1\n\n" * 21), "21 lines of code"),
+        (added_cells(7, n_lines=7), "7 lines in the median"),
         (added_code("x = '" + "y" * 105 + "'"), "a line of code has 111 columns"),
         (added_code("import fewshot_lib\n" * 12), "13 imports from fewshot_lib"),
         (lambda nb: first(nb, CHECKED).metadata.pop("tags"), f"no cell is tagged '{CHECKED}'"),
@@ -189,6 +195,9 @@ def test_what_recording_removes_is_found(problems, change, problem):
         added_code("EpisodeSampler(y, c, *size, 0)\nSHOTS = sorted({lesson.n_shot, 5})\nn_query = min(3, m)"),
         added_code("course.explore(f, n_way=(lesson.n_way, [2, 5]), rate=(1, [1]), alt='x')\nn_steps = 300"),
         added_code("points(\n    # napkin: five points\n    n_way=5)\nshots = 5  # napkin"),
+        added_code("import math, re\n" * 25),  # imports alone may be many
+        added_cells(7, n_lines=6),
+        added_cells(7, n_lines=7, line="import math"),
         added_code("figure", FIGURE),
         replaced("parameters", "n_episodes = None", "n_episodes = None  # None: by profile"),
     ],

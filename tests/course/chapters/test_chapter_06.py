@@ -11,6 +11,7 @@ from fewshot_lib.core import PairedDifference
 from fewshot_lib.course.answers import chapter_06 as answers
 from fewshot_lib.course.answers import wrap_up_2
 from fewshot_lib.course.chapters import chapter_06 as chapter
+from fewshot_lib.course.measured import measured_table
 from fewshot_lib.data import ClassDataset
 
 
@@ -28,7 +29,7 @@ def difference(*accuracies):
 
 @pytest.fixture(scope="module")
 def table():
-    return chapter.benchmark_table()
+    return measured_table("metaprompting")
 
 
 def test_every_data_set_of_the_benchmark_has_a_difference_for_each_thing_that_moves(table):
@@ -48,11 +49,9 @@ def test_every_data_set_of_the_benchmark_has_a_difference_for_each_thing_that_mo
             assert low < means[0] < high
 
 
-def test_a_table_is_read_as_it_is_written(tmp_path):
-    head = f"| data set | method | 95 % interval | {chapter.ABLATION} |\n|---|---|---|---|\n"
-    row = "| mine | MetaPrompting, LoRA | 1.5 to 2.5 | -1.5 ± 0.5 |\n"
-    (tmp_path / "page.md").write_text("# A page\n\n" + head + row, encoding="utf-8")
-    found = chapter.benchmark_table(tmp_path / "page.md")
+def test_a_difference_and_an_interval_are_read_as_they_are_written():
+    row = {"data set": "mine", "method": "MetaPrompting, LoRA", "95 % interval": "1.5 to 2.5"}
+    found = [row | {chapter.ABLATION: "-1.5 ± 0.5"}]
     assert chapter.ablation_rows(found) == {"LoRA": {"mine": chapter.Row(-0.015, 0.005)}}
     assert chapter.interval_of(found, "mine", "MetaPrompting, LoRA") == (1.5, 2.5)
 
@@ -131,3 +130,13 @@ def test_the_standard_library_makes_classes_that_episodes_can_be_drawn_from():
     assert ds.n_classes > 30 and int(ds.counts.min()) >= 20 and int(ds.counts.max()) <= 30
     assert all(len(ds.classes(split)) >= 5 for split in ("train", "val", "test"))
     assert len(set(ds.inputs)) > 0.95 * len(ds)
+
+
+def test_the_sentence_on_spreads_follows_the_losses():
+    spreads = [0, 0.5, 1, 1.2, 1.5]
+    usual = chapter.of_spreads(spreads, [1, 1, 1, 1, 2], [1.5, 1, 1, 1, 1])
+    turned = chapter.of_spreads(spreads, [1.5, 1, 1, 1, 1], [1, 1, 1, 1, 2])
+    assert usual.index("**costs**") < usual.index("**pays**") and turned.index("**pays**") < turned.index(
+        "**costs**"
+    )
+    assert "one prompt serves all" in turned and "one prompt serves all" not in usual

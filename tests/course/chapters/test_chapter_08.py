@@ -6,6 +6,7 @@ import torch
 from fewshot_lib.core import EpisodeSampler, evaluate
 from fewshot_lib.course.answers import wrap_up_3
 from fewshot_lib.course.chapters import chapter_08 as chapter
+from fewshot_lib.course.measured import measured_table
 from fewshot_lib.course.plots import plt
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.graphs import Combined, GATTransformer, RelationalNetwork
@@ -53,6 +54,17 @@ def test_a_task_never_tests_what_it_trained_on_and_the_test_split_is_left_alone(
         range(n_train + 4, n_train + 10)
     )
     assert plan.table(ds).count("\n") == 1 + len(plan.tasks) + len(plan.unseen)
+    assert plan.fresh == plan.tasks  # the other splits have no domain that is large enough
+
+
+def test_a_fresh_task_is_a_large_domain_whose_classes_are_in_no_task():
+    plan = chapter.plan_tasks(dataset(30, ["a", "b"], n_val=8, n_test=9), n_way=3, seed=0)
+    (split,) = plan.fresh.values()  # both splits have the same domain; the last one counts
+    parts = [set(part.tolist()) for part in split.values()]
+    assert list(plan.fresh) == ["elsewhere"] and set().union(*parts) == set(range(38, 47))
+    assert sum(map(len, parts)) == 9 and min(len(split["train"]), len(split["test"])) >= 3
+    grouped = chapter.plan_tasks(dataset(30, [""], n_val=8, n_test=4), n_way=3, seed=0)
+    assert grouped.fresh == grouped.tasks  # the groups hold the validation classes
 
 
 def test_a_poor_task_has_few_classes_of_few_examples_and_keeps_the_features_of_its_rows():
@@ -65,6 +77,15 @@ def test_a_poor_task_has_few_classes_of_few_examples_and_keeps_the_features_of_i
         range(14, 20)
     )
     assert [f"text {int(row)}" for row in poor.features[:, 0]] == poor.dataset.inputs
+
+
+def test_the_size_of_the_poor_task_is_the_best_of_the_page():
+    gains = {
+        (*list(row.values())[:2], k): float(row[k].split()[0])
+        for row in measured_table("poor_tasks")
+        for k in ("gain, 1-shot", "gain, 5-shot")
+    }
+    assert max(gains, key=lambda size: gains[size]) == ("5", "10", "gain, 5-shot")  # 10: 5 shots, 5 queries
 
 
 def test_the_parts_of_the_model_are_all_of_it():
