@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fewshot_lib.core import EpisodeResults, PairedDifference
 from fewshot_lib.course.plots import COLOURS, MARKERS, difference_plot
+from fewshot_lib.course.results_page import markdown
 from fewshot_lib.course.schemes import arrow, box
 from fewshot_lib.data import ClassDataset, from_arrays
 from fewshot_lib.data.made.docstrings import public_docstrings
@@ -237,11 +238,7 @@ def beside_the_paper(
         ("inner rate α", "not searched, as far as we know", "chosen on validation classes"),
         ("test", "15 epochs of AdamW", "the same steps as in the inner loop"),
     ]
-    return _table(["", "the paper and its code", "here"], rows)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+    return markdown(["", "the paper and its code", "here"], rows)
 
 
 def of_rates(found: Mapping[float, EpisodeResults], chosen: float) -> str:
@@ -288,7 +285,7 @@ def of_spreads(spreads: Sequence[float], none: Sequence[float], ten: Sequence[fl
 def of_verbalizers(found: Mapping[str, tuple[EpisodeResults, EpisodeResults, PairedDifference]]) -> str:
     """What tuning brings to each verbalizer, and whether it brings most where most is lacking."""
     rows = [(name, f"{a.mean:.1%}", f"{b.mean:.1%}", d.in_words) for name, (a, b, d) in found.items()]
-    table = _table(["verbalizer", "before tuning", "after", "what tuning brings"], rows)
+    table = markdown(["verbalizer", "before tuning", "after", "what tuning brings"], rows)
     before, after, brought = ([100 * row[i].mean for row in found.values()] for i in range(3))
     apart = f"Before tuning they lie {max(before) - min(before):.0f} points apart, after it "
     apart += f"{max(after) - min(after):.0f}. "
@@ -360,7 +357,7 @@ def verdicts(
         ("*not asked*", "the same, mean of the data sets", "benchmark", whole.verdict, whole.in_words),
         *(("*not asked*", *row) for row in others[1:]),
     ]
-    return _table(["who", "claim", "where", "verdict", "difference"], rows)
+    return markdown(["who", "claim", "where", "verdict", "difference"], rows)
 
 
 # Data of the wrap-up quiz

@@ -11,6 +11,7 @@ from matplotlib.patches import FancyBboxPatch, Wedge
 from torch import Tensor, nn
 
 from fewshot_lib.core import EpisodeResults, mean_interval
+from fewshot_lib.course.contest import n_numbers
 from fewshot_lib.course.lesson import Lesson
 from fewshot_lib.course.plots import COLOURS, MARKERS
 from fewshot_lib.course.schemes import arrow, box
@@ -167,7 +168,7 @@ def parts_of(model: Combined) -> dict[str, tuple[int, str]]:
 
 
 def _size(module: nn.Module | None) -> int:
-    return 0 if module is None else sum(parameter.numel() for parameter in module.parameters())
+    return 0 if module is None else n_numbers(module)
 
 
 # Schemes

@@ -14,6 +14,7 @@ from fewshot_lib.course import contest, needs
 from fewshot_lib.course.contest import Entrant, Setting, Table
 from fewshot_lib.course.figures import show
 from fewshot_lib.course.plots import COLOURS, MARKERS, decision_regions, scatter_classes
+from fewshot_lib.course.results_page import markdown
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.prototypes import SoftmaxHead
 
@@ -156,9 +157,9 @@ def rule_table(table: Table, unbeaten: Mapping[Setting, Sequence[str]]) -> str:
         level = f" (+ {len(results) - 1} level)" if len(results) > 1 else ""
         return f"{name}, {100 * best.mean:.0f} ± {100 * best.ci95:.0f} %{level}"
 
-    lines = [["examples per class", *(f"{ways} ways" for ways in all_ways)], ["---"] * (1 + len(all_ways))]
-    lines += [[str(shots), *(cell((ways, shots)) for ways in all_ways)] for shots in all_shots]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    head = ["examples per class", *(f"{ways} ways" for ways in all_ways)]
+    lines = [[str(shots), *(cell((ways, shots)) for ways in all_ways)] for shots in all_shots]
+    return markdown(head, lines)
 
 
 # Your data

@@ -1,22 +1,11 @@
 """What chapter 01 draws and holds back: both kinds of classes, enough samples, a table with its figure."""
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
 
 from fewshot_lib.core import EpisodeResults, half_width
 from fewshot_lib.course.chapters import chapter_01
 from fewshot_lib.data import ClassDataset
-
-
-@pytest.fixture
-def shown(monkeypatch):
-    """What a function shows and says: figures with their words, and texts."""
-    found = []
-    monkeypatch.setattr(chapter_01, "show", lambda fig, **words: found.append((fig, words)))
-    monkeypatch.setattr(chapter_01, "say", found.append)
-    yield found
-    plt.close("all")
 
 
 def dataset(inputs):

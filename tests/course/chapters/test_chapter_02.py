@@ -1,6 +1,5 @@
 """What chapter 02 draws: clouds with one outlier, curves in their order, an episode to read."""
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
 from torch.testing import assert_close
@@ -8,16 +7,6 @@ from torch.testing import assert_close
 from fewshot_lib.core import EpisodeResults, EpisodeSampler, History
 from fewshot_lib.course.chapters import chapter_02
 from fewshot_lib.data import ClassDataset
-
-
-@pytest.fixture
-def shown(monkeypatch):
-    """What a function shows and says: figures with their words, and texts."""
-    found = []
-    monkeypatch.setattr(chapter_02, "show", lambda fig, **words: found.append((fig, words)))
-    monkeypatch.setattr(chapter_02, "say", found.append)
-    yield found
-    plt.close("all")
 
 
 def results(*accuracies, n_seeds=1):

@@ -1,6 +1,5 @@
 """What chapter 03 draws: differences on one scale, weights where they are, the entropy of two classes."""
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
 from torch.testing import assert_close
@@ -9,15 +8,6 @@ from fewshot_lib.core import EpisodeSampler, compare_paired, evaluate
 from fewshot_lib.course.chapters import chapter_03
 from fewshot_lib.finetuning import FineTuning
 from fewshot_lib.prototypes import cosine_prototypes, euclidean_prototypes
-
-
-@pytest.fixture
-def shown(monkeypatch):
-    """The figures that a function shows, with their alternative texts and captions."""
-    found = []
-    monkeypatch.setattr(chapter_03, "show", lambda fig, **words: found.append((fig, words)))
-    yield found
-    plt.close("all")
 
 
 def difference(shift: float):

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-import matplotlib.pyplot as plt
 import nbformat
 import pytest
 import torch
@@ -17,15 +16,6 @@ from fewshot_lib.core.evaluation import half_width
 from fewshot_lib.course.chapters import chapter_05
 
 NOTEBOOK = Path(__file__).parents[3] / "notebooks" / "05_soft_prompts.ipynb"
-
-
-@pytest.fixture
-def shown(monkeypatch):
-    """The figures that were shown, with their alternative texts."""
-    found = []
-    monkeypatch.setattr(chapter_05, "show", lambda fig, **words: found.append((fig, words["alt"])))
-    yield found
-    plt.close("all")
 
 
 def two_classes():
@@ -64,10 +54,10 @@ def centre(text):
 
 def test_the_two_parts_of_a_logit_add_up(shown):
     two_classes()
-    ((fig, alt),) = shown
+    ((fig, words),) = shown
     assert {"= 1.9", "= 2.3"} <= {text.get_text() for text in fig.axes[0].texts}
     assert {"= 0.9", "= 0.3"} <= {text.get_text() for text in fig.axes[1].texts}
-    assert "2.0 + 0.3 = 2.3" in alt
+    assert "2.0 + 0.3 = 2.3" in words["alt"]
 
 
 def test_the_table_of_seeds_goes_from_hard_to_easy(shown):

@@ -1,6 +1,5 @@
 """What chapter 09 compares on, which labels it hides, and which sentences its results leave standing."""
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -98,11 +97,8 @@ def test_a_share_comes_with_its_interval():
 
 
 @pytest.mark.parametrize("foreign", [([1, 5], 10), ([0, 0], 0)])
-def test_what_is_refused_is_drawn_for_the_classes_that_there_are(foreign, monkeypatch):
-    found = []
-    monkeypatch.setattr(chapter_09, "show", lambda fig, **words: found.append(fig))
+def test_what_is_refused_is_drawn_for_the_classes_that_there_are(foreign, shown):
     chapter_09.show_refused({"yours": ([0, 2], 20), "foreign": foreign}, (0.05, 0.4), "texts")
-    (ax,) = found[0].axes
+    (ax,) = shown[0][0].axes
     named = [text.get_text() for text in ax.get_legend().get_texts()]
     assert named == ["as asked for", "yours", *(["foreign"] if foreign[1] else [])]
-    plt.close("all")
