@@ -97,11 +97,13 @@ class Field:
     def kept(self, name: str, n_shot: int, row: str, seed: int) -> Cell | None:
         """The cell, if it is there and was measured in the same way.
 
-        What is not trained has the same result in every family with the same test classes.
+        Families with the same test classes have the same results: all of what is not trained, and of what is
+        trained those that learn from the same classes.
         """
         here, how = self.path(name, n_shot, row, seed), self.how(name, n_shot, row, seed)
         trained = isinstance(ROWS[row], Trained) or self.encoder.tuned != "frozen"
-        for family in [self.family] if trained else [self.family, *fd.FAMILIES]:
+        others = fd.trained_alike(self.family) if trained else fd.FAMILIES
+        for family in (self.family, *others):
             path = replace(self, family=family).path(name, n_shot, row, seed)
             if not path.is_file():
                 continue

@@ -49,6 +49,17 @@ def load(name: str, family: str) -> ClassDataset:
     return data.load(name, split_family=family)
 
 
+@functools.cache
+def trained_alike(family: str) -> list[str]:
+    """The families with the same training and validation classes: whatever is trained is the same in them."""
+
+    def learnt_from(other: str) -> dict[str, list[list[int]]]:
+        sets = {name: load(name, other).splits for name in SETS if has_family(name, other)}
+        return {name: [splits[part].tolist() for part in ("train", "val")] for name, splits in sets.items()}
+
+    return [other for other in FAMILIES if learnt_from(other) == learnt_from(family)]
+
+
 def blocks(dataset: ClassDataset) -> dict[tuple[int, int], Tensor]:
     """(class, number) -> the rows of this block of the class, of those that take part."""
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
@@ -109,7 +120,7 @@ class TunedEncoder(Encoder):
         super().__init__(name, folder)
         self.family, self.seed = family, seed
         self.tuned = f"LoRA, {TUNING[name]['n_steps']} steps"
-        self.key = f"{name}-lora-{TUNING[name]['n_steps']}-{family}-{seed}"
+        self.key = f"{name}-lora-{TUNING[name]['n_steps']}-{trained_alike(family)[0]}-{seed}"
 
     @functools.cached_property
     def model(self) -> TextEncoder:

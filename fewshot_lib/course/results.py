@@ -45,8 +45,8 @@ def publish(cells: Path, say: Callable[[str], None] = print) -> bool:
             f"There is no cell in {cells}: measure some, `python benchmarks/field.py --out {cells}`."
         )
     merged = {identity(cell): cell for cell in (read_table(TABLE) if TABLE.is_file() else []) + found}
-    table = [merged[key] for key in sorted(merged)]
-    write(TABLE, csv_of(table))
+    write(TABLE, csv_of([merged[key] for key in sorted(merged)]))
+    table = read_table(TABLE)  # rounded: the page says what the table says
     prompts = read_lines(PROMPTS) if PROMPTS.is_file() else []
     write(PAGE, page(table, read_lines(PUBLISHED), prompts))
     readme = README.read_text(encoding="utf-8") if README.is_file() else ""

@@ -181,7 +181,7 @@ def _discard(path: Path, reason: str) -> None:
 def cached_tensors(
     path: Path, build: Callable[[], Contents], check: Callable[[Contents], None] | None = None
 ) -> Contents:
-    """What ``path`` holds, or what ``build()`` returns, which is then kept there.
+    """What ``path`` holds, or what ``build()`` returns, which is then kept there: on the CPU, in both cases.
 
     check: raises ValueError for contents that are whole, but not what was asked for: they are made again.
     """
@@ -196,5 +196,6 @@ def cached_tensors(
     if path.is_relative_to(cache_dir()):  # who was killed here may never come back to the same folder
         remove_leftovers(cache_dir().rglob(".*.part"))
     tensors, metadata = build()
+    tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
     save_tensors(path, tensors, metadata)
     return tensors, metadata

@@ -124,7 +124,7 @@ def test_publishing_adds_cells_to_the_table_and_later_ones_replace_earlier_ones(
 
 
 def test_the_page_can_be_written_again_from_the_table_alone(course):
-    written(course, everywhere())
+    written(course, everywhere(mean=0.7015 - 1e-9))  # 70.1 %, and in the table's digits 70.2 %
     results.publish(course / "cells", say=lambda text: None)
     page = Path("RESULTS.md").read_bytes()
     results.publish(course / "empty", say=lambda text: None)
