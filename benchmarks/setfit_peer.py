@@ -134,10 +134,10 @@ def tables(rows: list[dict[str, Any]]) -> Iterator[str]:
     head = ["data set", "examples", "draws", "default", "SetFit", "difference", "fit, default", "fit, SetFit"]
     yield f"| {' | '.join([*head, 'ratio'])} |"
     yield "|---" * (len(head) + 1) + "|"
-    for name, n_shot in dict.fromkeys((r["dataset"], r["shots"]) for r in rows):
+    for name, n_shot in sorted({(r["dataset"], r["shots"]) for r in rows}):
         ours, theirs = (of(found, name, n_shot, *kind) for kind in ((DEFAULT, "float32"), (SETFIT, None)))
         draws = sorted(ours.keys() & theirs.keys())
-        if draws:
+        if len(draws) > 1:  # one has no interval
             accuracies = [[each[d]["accuracy"] for d in draws] for each in (ours, theirs)]
             difference = interval([a - b for a, b in zip(*accuracies, strict=True)])
             cells = [name, n_shot, len(draws), *(interval(a) for a in accuracies), difference]
