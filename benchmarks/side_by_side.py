@@ -45,8 +45,8 @@ TARGETS = (
         "easyfsl",
         "drawn and evaluated",
         20,
-        "fetching wide features is most of what is left, see the row of that alone. Tried: fewer episodes "
-        "at a time where features are wide (kept)",
+        "drawing, fetching the features and one product are most of what is left, see the row of that alone. "
+        "Tried: fewer episodes at a time where features are wide (kept)",
     ),
     (
         "finetuning",

@@ -16,7 +16,10 @@ HEAD = ["data set", "shots", "draws", "fewshot_lib, s", "SetFit, s", "SetFit's p
 
 
 def measure(recorded: Path) -> list[list[str]]:
-    """A row per data set, shots and precision of SetFit: medians over the draws that both have."""
+    """A row per data set, shots and precision of SetFit: medians over the draws that both have.
+
+    SetFit's fits on a GPU, whose precision names it, were on another machine and have no row.
+    """
     fits: dict[tuple, dict[int, float]] = defaultdict(dict)
     for line in recorded.read_text(encoding="utf-8").splitlines():
         fit = json.loads(line)
@@ -26,7 +29,7 @@ def measure(recorded: Path) -> list[list[str]]:
     for (method, dataset, shots, precision), theirs in sorted(fits.items()):
         ours = fits.get(("default", dataset, shots, ""), {})
         draws = theirs.keys() & ours.keys()
-        if method != "setfit" or not draws:
+        if method != "setfit" or precision not in ("float32", "bfloat16") or not draws:
             continue
         ratio = statistics.median(theirs[d] / ours[d] for d in draws)
         mine, other = (statistics.median(times[d] for d in draws) for times in (ours, theirs))
