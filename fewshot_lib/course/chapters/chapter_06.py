@@ -178,6 +178,11 @@ class Row:
         return f"{100 * self.mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
 
 
+def with_shots(table: Sequence[Mapping[str, str]], n_shot: int) -> list[Mapping[str, str]]:
+    """The rows of the benchmark with so many examples of a class."""
+    return [row for row in table if row["shots"] == str(n_shot)]
+
+
 def ablation_rows(table: Sequence[Mapping[str, str]]) -> dict[str, dict[str, Row]]:
     """What moves ("frozen LM", "LoRA") -> data set -> MetaPrompting minus the same with 0 inner steps."""
     found: dict[str, dict[str, Row]] = {}
@@ -319,6 +324,36 @@ def of_benchmark(found: Mapping[str, Mapping[str, Row]], here: PairedDifference)
         f"\n\nIn section 4 of this run it was {here.in_words}. "
         f"{reason if disagrees else 'The two agree.'}"
     )
+
+
+def of_more_shots(one: Sequence[Mapping[str, str]], more: Sequence[Mapping[str, str]]) -> str:
+    """Rows of the benchmark with one and with more examples of a class: on the data sets that have both, what
+    the loop earned with each, and what the same method reaches without a step."""
+    found, names = (ablation_rows(one), ablation_rows(more)), {row["data set"] for row in more}
+    earned = {
+        what: [averaged({name: each[what][name] for name in sorted(names)}) for each in found]
+        for what in found[1]
+    }
+    without = [
+        [float(row["accuracy in %"]) for row in table if row["data set"] in names and row["method"] == none]
+        for none in ("0 inner steps, frozen LM", "0 inner steps, LoRA")
+        for table in (one, more)
+    ]
+    start = [sum(each) / len(each) for each in without]
+    shots = [int(table[0]["shots"]) for table in (one, more)]
+    rows = [
+        (words, *(row.in_words for row in earned[what]), f"{start[2 * i]:.1f} % → {start[2 * i + 1]:.1f} %")
+        for i, (what, words) in enumerate((("frozen LM", "the prompt"), ("LoRA", "adapters, too")))
+    ]
+    head = ["what moves", *(f"earned by the loop, {k}-shot" for k in shots), "without a step"]
+    told = f"On {' and '.join(sorted(names))}:\n\n{markdown(head, rows)}\n\n"
+    if all(row[1].mean < row[0].mean for row in earned.values()) and start[1] > start[0]:
+        told += (
+            "With more examples the loop earns **less**. The verbalizer compares queries with the examples: "
+            "without a step it already uses them all (last column). What one example could not say, a step "
+            "had to find out; five say it themselves. (A reading of these rows, not tested here.)"
+        )
+    return told
 
 
 def verdicts(

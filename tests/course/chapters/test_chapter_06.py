@@ -29,7 +29,7 @@ def difference(*accuracies):
 
 @pytest.fixture(scope="module")
 def table():
-    return measured_table("metaprompting")
+    return chapter.with_shots(measured_table("metaprompting"), 1)
 
 
 def test_every_data_set_of_the_benchmark_has_a_difference_for_each_thing_that_moves(table):
@@ -90,6 +90,19 @@ def test_a_run_that_does_not_find_what_the_benchmark_found_is_said_to_disagree()
     assert "4 of 4" in chapter.of_benchmark(rows, difference(0.1, 0.1001, 0.0999))
     assert "The two agree" in chapter.of_benchmark(rows, difference(0.1, 0.1001, 0.0999))
     assert "depends on the data" in chapter.of_benchmark(rows, difference(0.1, -0.1))
+
+
+def test_what_more_examples_leave_to_the_loop_is_told_of_the_data_sets_that_have_both(table):
+    more = chapter.with_shots(measured_table("metaprompting"), 5)
+    names = {row["data set"] for row in more}
+    assert names < {row["data set"] for row in table}
+    told = chapter.of_more_shots(table, more)
+    assert told.startswith(f"On {' and '.join(sorted(names))}:") and "earns **less**" in told
+    for what in ("frozen LM", "LoRA"):
+        for rows in (table, more):
+            row = chapter.averaged({n: chapter.ablation_rows(rows)[what][n] for n in names})
+            assert row.in_words in told
+    assert "earns **less**" not in chapter.of_more_shots(more, [r | {"shots": "9"} for r in more])
 
 
 def test_tuning_that_brings_the_same_to_all_supports_no_reason():
