@@ -25,7 +25,9 @@ def field(monkeypatch, tmp_path):
     import field
 
     monkeypatch.setattr(field.fd, "prepared", lambda name, family, encoder: small(field.fd, name))
+    monkeypatch.setattr(field.fd, "load", lambda name, family: split(small(field.fd, name), family))
     monkeypatch.setattr(field.fd, "N_EPISODES", 12)
+    field.fd.trained_alike.cache_clear()
     few = ("zero-shot", "names as examples", "balanced soft k-means with names (T)", "relational")
     monkeypatch.setattr(field, "ROWS", {row: field.ROWS[row] for row in few})
 
@@ -36,7 +38,8 @@ def field(monkeypatch, tmp_path):
         return {path: path.read_bytes() for path in sorted((tmp_path / "cells").rglob("*.json"))}
 
     run.module = field
-    return run
+    yield run
+    field.fd.trained_alike.cache_clear()
 
 
 def small(fd, name):
@@ -50,6 +53,16 @@ def small(fd, name):
     centres = torch.randn(18, 8, generator=generator)
     features = centres[labels] + 0.5 * torch.randn(len(labels), 8, generator=generator)
     return fd.Prepared(Task(name, dataset, features, centres), "raw")
+
+
+def split(prepared, family):
+    """In the family `metaprompter` training and validation classes have changed places."""
+    dataset = prepared.task.dataset
+    train, val = (dataset.splits[part] for part in ("train", "val"))
+    return replace(
+        dataset,
+        splits=dataset.splits | {"train": val, "val": train} if family == "metaprompter" else dataset.splits,
+    )
 
 
 def test_every_cell_is_measured_once_and_can_be_published(field, monkeypatch):
@@ -106,6 +119,20 @@ def test_what_is_trained_has_a_cell_per_seed(field, monkeypatch):
     seeds = sorted((c["method"], c["seed"]) for c in found if c["set"] == "reuters")
     assert seeds == [("names as examples", 0), ("relational", 0), ("relational", 1), ("zero-shot", 0)]
     assert all((c["training_seconds"] > 0) == (c["method"] == "relational") for c in found)
+
+
+def test_what_is_trained_is_shared_by_families_with_the_same_training_classes_alone(field, monkeypatch):
+    module, trainings = field.module, []
+    quick = replace(module.ROWS["relational"], make=lambda d: trainings.append(1) or torch_relational())
+    quick = replace(quick, training={"n_steps": 2})
+    monkeypatch.setitem(module.ROWS, "relational", quick)
+    assert module.fd.trained_alike("metaprompting") == ["bao", "metaprompting"]
+    assert module.fd.trained_alike("metaprompter") == ["metaprompter"]
+    row = ("--rows", "relational", "--shots", "1", "--seeds", "0", "--families")
+    found = {family: len(field(*row, family)) and len(trainings) for family in module.fd.FAMILIES}
+    assert found == {"bao": 1, "metaprompting": 1, "metaprompter": 2}
+    keys = {family: module.fd.TunedEncoder("mpnet", family, 0).key for family in module.fd.FAMILIES}
+    assert keys["bao"] == keys["metaprompting"] != keys["metaprompter"]
 
 
 def test_a_tuned_encoder_has_cells_of_its_own_for_every_seed_and_family(field, monkeypatch):
