@@ -326,28 +326,26 @@ def of_benchmark(found: Mapping[str, Mapping[str, Row]], here: PairedDifference)
     )
 
 
+def _without_a_step(table: Sequence[Mapping[str, str]], what: str, names: Sequence[str]) -> float:
+    """Mean accuracy in percent, over these data sets, of the ablation with 0 inner steps."""
+    found = [row for row in table if row["data set"] in names and row["method"] == f"0 inner steps, {what}"]
+    return sum(float(row["accuracy in %"]) for row in found) / len(found)
+
+
 def of_more_shots(one: Sequence[Mapping[str, str]], more: Sequence[Mapping[str, str]]) -> str:
     """Rows of the benchmark with one and with more examples of a class: on the data sets that have both, what
     the loop earned with each, and what the same method reaches without a step."""
-    found, names = (ablation_rows(one), ablation_rows(more)), {row["data set"] for row in more}
-    earned = {
-        what: [averaged({name: each[what][name] for name in sorted(names)}) for each in found]
-        for what in found[1]
-    }
-    without = [
-        [float(row["accuracy in %"]) for row in table if row["data set"] in names and row["method"] == none]
-        for none in ("0 inner steps, frozen LM", "0 inner steps, LoRA")
-        for table in (one, more)
-    ]
-    start = [sum(each) / len(each) for each in without]
-    shots = [int(table[0]["shots"]) for table in (one, more)]
-    rows = [
-        (words, *(row.in_words for row in earned[what]), f"{start[2 * i]:.1f} % → {start[2 * i + 1]:.1f} %")
-        for i, (what, words) in enumerate((("frozen LM", "the prompt"), ("LoRA", "adapters, too")))
-    ]
-    head = ["what moves", *(f"earned by the loop, {k}-shot" for k in shots), "without a step"]
-    told = f"On {' and '.join(sorted(names))}:\n\n{markdown(head, rows)}\n\n"
-    if all(row[1].mean < row[0].mean for row in earned.values()) and start[1] > start[0]:
+    names = sorted({row["data set"] for row in more})
+    rows, less = [], True
+    for what, words in (("frozen LM", "the prompt"), ("LoRA", "adapters, too")):
+        few, many = (averaged({n: ablation_rows(t)[what][n] for n in names}) for t in (one, more))
+        before, after = (_without_a_step(table, what, names) for table in (one, more))
+        rows.append((words, few.in_words, many.in_words, f"{before:.1f} % → {after:.1f} %"))
+        less &= many.mean < few.mean and after > before
+    earned = [f"earned by the loop, {table[0]['shots']}-shot" for table in (one, more)]
+    table = markdown(["what moves", *earned, "without a step"], rows)
+    told = f"On {' and '.join(names)}:\n\n{table}\n\n"
+    if less:
         told += (
             "With more examples the loop earns **less**. The verbalizer compares queries with the examples: "
             "without a step it already uses them all (last column). What one example could not say, a step "
