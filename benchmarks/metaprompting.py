@@ -11,10 +11,14 @@ mixed up: those of the frozen *sentence encoder* (all-MiniLM-L6-v2), and those o
 is chosen on validation classes, and nothing on test classes. Inner loops descend the loss of the words alone
 (``Mixture.on_support``). The papers: 6,000 and 4,000 episodes of second and first order.
 
-Interrupted, it goes on: training from its checkpoints, finished rows from ``--out/rows``. Writes
-metaprompting.md and .csv there. With ``--lm minilm-mlm`` only ``--family bao`` is clean: that model has read
-the texts of these training classes (data/minilm-mlm.md). A GPU takes hours for all of it; ``--steps 10
---episodes 20 --queries 2 --datasets reuters`` tries it on a laptop.
+What is learnt from training classes is learnt with each of ``--seeds``; its interval is that over test
+episodes and that over seeds, squares and root, as of two independent sources.
+
+Interrupted, it goes on: training from its checkpoints, finished rows from ``--out/rows``; so ``--rows`` and
+``--seeds`` can be shared out, and the folders joined. Writes metaprompting.md and .csv there. With ``--lm
+minilm-mlm`` only ``--family bao`` is clean: that model has read the texts of these training classes
+(data/minilm-mlm.md). A GPU takes hours for all of it; ``--steps 10 --episodes 20 --queries 2 --datasets
+reuters`` tries it on a laptop.
 """
 
 from __future__ import annotations
@@ -22,9 +26,10 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -37,9 +42,12 @@ from fewshot_lib.core import (
     Episodes,
     EpisodeSampler,
     Method,
+    PairedDifference,
     compare_paired,
     evaluate,
     few_shot_method,
+    half_width,
+    over_seeds,
     pick_device,
 )
 from fewshot_lib.data import ClassDataset
@@ -84,6 +92,7 @@ ABLATION = {
     "MetaPrompting, frozen LM": "0 inner steps, frozen LM",
     "MetaPrompting, LoRA": "0 inner steps, LoRA",
 }
+ROWS_OF_SEEDS = (*ABLATION, *ABLATION.values(), "MetaPrompter", "MetaPrompter, centred by queries too (T)")
 HEAD = [
     "data set",
     "split family",
@@ -92,6 +101,7 @@ HEAD = [
     "kind",
     "shots",
     "episodes",
+    "training seeds",
     "accuracy in %",
     "95 % interval",
 ]
@@ -116,6 +126,7 @@ class Run:
     lm: MaskedLM
     n_shot: int
     options: argparse.Namespace
+    seed: int = 0  # of training: episodes are drawn with 0
 
     @property
     def key(self) -> str:
@@ -160,7 +171,7 @@ class Run:
         smallest = int(self.dataset.counts[self.dataset.classes("test")].min())
         n_query = min(self.options.queries, smallest - self.n_shot)
         sampler = EpisodeSampler(
-            self.dataset.labels, self.dataset.classes("test"), N_WAY, self.n_shot, n_query, self.options.seed
+            self.dataset.labels, self.dataset.classes("test"), N_WAY, self.n_shot, n_query, seed=0
         )
         drawn = sampler.sample(self.options.episodes)
         drawn.save(self.options.out / f"{self.key}.safetensors")
@@ -172,9 +183,7 @@ class Run:
         classes = self.dataset.classes("val")
         n_query = min(5, int(self.dataset.counts[classes].min()) - self.n_shot)
         n_way = min(N_WAY, len(classes))
-        sampler = EpisodeSampler(
-            self.dataset.labels, classes, n_way, self.n_shot, n_query, self.options.seed + 1
-        )
+        sampler = EpisodeSampler(self.dataset.labels, classes, n_way, self.n_shot, n_query, seed=1)
         return sampler.sample(min(100, self.options.episodes))
 
     @cached_property
@@ -184,7 +193,7 @@ class Run:
 
     def learner(self, tune: str, inner_steps: int) -> MetaPrompting:
         """From the template's words; ``tune``: "prompt" or "lora"."""
-        model = PromptModel(self.lm, self.hard_start, mixed, tune=tune, seed=self.options.seed)
+        model = PromptModel(self.lm, self.hard_start, mixed, tune=tune, seed=self.seed)
         return MetaPrompting(
             model,
             "fomaml",
@@ -195,7 +204,7 @@ class Run:
 
     def prompter(self) -> MetaPrompting:
         """MetaPrompter, inductive, values from the names of training classes."""
-        generator = torch.Generator().manual_seed(self.options.seed)
+        generator = torch.Generator().manual_seed(self.seed)
         names = [self.dataset.class_names[c] for c in self.dataset.classes("train").tolist()]
         drawn = [
             initial_prompt(self.lm, self.pool_template, "labels", generator=generator, class_names=names)
@@ -210,8 +219,8 @@ class Run:
         n_query = min(
             TRAIN_QUERIES, int(self.dataset.counts[self.dataset.classes("train")].min()) - self.n_shot
         )
-        sizes = {"n_way": N_WAY, "n_shot": self.n_shot, "n_query": n_query, "seed": self.options.seed}
-        checkpoint = self.options.out / "checkpoints" / f"{self.key}-{slug(name)}.pt"
+        sizes = {"n_way": N_WAY, "n_shot": self.n_shot, "n_query": n_query, "seed": self.seed}
+        checkpoint = self.options.out / "checkpoints" / f"{self.key}-{slug(name)}-{self.seed}.pt"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         train_metaprompting(
             learner,
@@ -269,9 +278,7 @@ def prompt_rows(run: Run) -> dict[str, Callable[[], EpisodeResults]]:
         centre = None
         if calibrated:
             rows = run.dataset.rows("train")
-            some = rows[
-                torch.randperm(len(rows), generator=torch.Generator().manual_seed(run.options.seed))[:500]
-            ]
+            some = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(run.seed))[:500]]
             with torch.no_grad():
                 centre = mask_features(run.lm, run.ids[some.to(run.ids.device)], run.hard_start)
         model = PromptModel(run.lm, run.hard_start, lambda lm: Words(lm, centre))
@@ -316,7 +323,8 @@ def kept(
 
     ValueError where it was made with other settings.
     """
-    path, episodes = run.options.out / "rows" / f"{run.key}-{slug(name)}.safetensors", run.episodes
+    path = run.options.out / "rows" / f"{run.key}-{slug(name)}-{run.seed}.safetensors"
+    episodes = run.episodes
     path.parent.mkdir(parents=True, exist_ok=True)
     settings = {**settings, "episodes": episodes.fingerprint(), "words": " | ".join(run.dataset.class_names)}
     if path.exists() and (found := load_tensors(path)) is not None:
@@ -339,45 +347,58 @@ def kept(
 
 def table_row(run: Run, model: str, name: str, results: dict[str, EpisodeResults]) -> list[str]:
     """One row of the table, in the order of HEAD."""
-    result, (low, high) = results[name], results[name].interval
-    kind = "transductive" if result.transductive else "inductive"
+    result = results[name]
     facts = [
         run.dataset.name,
         run.dataset.split_family,
         model,
         name,
-        kind,
+        "transductive" if result.transductive else "inductive",
         str(run.n_shot),
         f"{result.n_episodes:,}",
+        str(result.n_seeds) if name in ROWS_OF_SEEDS else "–",
     ]
+    low, high = max(0, result.mean - width(result)), min(1, result.mean + width(result))
     cells = [*facts, f"{100 * result.mean:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"]
     for other in (BAR, ABLATION.get(name)):
-        difference = None if other in (None, name) else compare_paired(result, results[other])
+        difference = None if name == other or other not in results else compare_paired(result, results[other])
         cells.append(
-            "–" if difference is None else f"{100 * difference.mean:+.1f} ± {100 * difference.ci95:.1f}"
+            "–" if difference is None else f"{100 * difference.mean:+.1f} ± {100 * width(difference):.1f}"
         )
     return cells
+
+
+def width(result: EpisodeResults | PairedDifference) -> float:
+    """Half of the 95 % interval: over episodes, and over seeds where there are several."""
+    of_seeds = half_width(result.accuracies.mean(1)) if result.n_seeds > 1 else 0.0
+    return math.hypot(half_width(result.accuracies.mean(0)), of_seeds)
 
 
 def rows_of(run: Run, encoder: TextEncoder) -> list[list[str]]:
     """All rows of one data set at one number of shots."""
     results, models = {}, {}
-    training = {name: str(getattr(run.options, name)) for name in ("steps", "seed")}
-    training |= {
+    learning = {
+        "steps": str(run.options.steps),
         "lm": encoder_fingerprint(run.lm),
         "max_tokens": str(run.lm.max_tokens),
         "learning": f"{INNER_STEPS} {INNER_LR} {LR} {POOL} {RATES}",
     }
-    for model, rows, settings in (
-        ("all-MiniLM-L6-v2", encoder_rows(run, encoder), {}),
-        (run.options.lm, prompt_rows(run), training),
-    ):
-        for name, compute in rows.items():
-            results[name], models[name] = kept(run, name, settings, compute), model
-            print(
-                f"  {run.n_shot}-shot, {name}: {results[name].mean:.1%} ± {results[name].ci95:.1%}",
-                flush=True,
-            )
+    of_encoder = encoder_rows(run, encoder)
+    of_seed = cache(lambda seed: prompt_rows(replace(run, seed=seed)))
+    for name in (*of_encoder, *prompt_rows(run)):
+        if name not in (run.options.rows or [name]):
+            continue
+        if name in of_encoder:
+            models[name], results[name] = "all-MiniLM-L6-v2", kept(run, name, {}, of_encoder[name])
+        else:
+            seeds = run.options.seeds if name in ROWS_OF_SEEDS else [0]
+            runs = [
+                kept(replace(run, seed=seed), name, learning | {"seed": str(seed)}, of_seed(seed)[name])
+                for seed in seeds
+            ]
+            models[name], results[name] = run.options.lm, over_seeds(runs)
+        found = results[name]
+        print(f"  {run.n_shot}-shot, {name}: {found.mean:.1%} ± {width(found):.1%}", flush=True)
     return [table_row(run, models[name], name, results) for name in results]
 
 
@@ -395,7 +416,8 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=15, help="per class, in test episodes")
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=25, help="test episodes at a time")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of training")
+    parser.add_argument("--rows", nargs="+", help="only these methods (default: all)")
     parser.add_argument("--out", type=Path, default=Path("build/metaprompting"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -141,3 +141,19 @@ def test_a_pack_is_read_as_it_was_written(tmp_path, monkeypatch):
         order, expected = family.labels.argsort(stable=True), labels.argsort(stable=True)
         assert torch.equal(family.inputs[order], turned[expected])
         assert all(torch.equal(family.splits[name], classes) for name, classes in splits.items())
+
+
+def test_an_interval_of_several_trainings_has_both_sources_and_of_one_that_over_episodes(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import metaprompting
+
+    from fewshot_lib.core import EpisodeResults, EpisodeSampler, few_shot_method, half_width, over_seeds
+
+    episodes = EpisodeSampler(torch.arange(4).repeat_interleave(9), torch.arange(4), 2, 1, 2, 0).sample(6)
+    method = few_shot_method("constant", transductive=False)(lambda support, query: query)
+    right = torch.tensor([[0.5, 1.0, 0.75, 0.5, 1.0, 0.25], [0.25, 1.0, 0.5, 0.5, 0.75, 0.25]])
+    one, both = (EpisodeResults.of(part, method, episodes) for part in (right[0], right[1]))
+    assert metaprompting.width(one) == pytest.approx(one.ci95)
+    both = over_seeds([one, both])
+    of_seeds, of_episodes = half_width(right.mean(1)), half_width(right.mean(0))
+    assert metaprompting.width(both) == pytest.approx((of_seeds**2 + of_episodes**2) ** 0.5)

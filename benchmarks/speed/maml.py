@@ -7,8 +7,10 @@ run. With F FLOPs for one image in the forward pass, S inner steps, N_s supports
 both is twice them again. ``torch.utils.flop_counter`` must count the same.
 
 "unfolded" has matrix products in place of convolutions: from the second inner step on vmap makes grouped
-convolutions, whose double backward torch computes one group, that is one task, at a time. All ways must have
-the same meta-gradient: in float64, to 1e-9 of its largest number.
+convolutions, whose double backward torch computes one group, that is one task, at a time. On a CPU that makes
+a loop the faster way where channels are many; where they are few, Python is what takes the time, and vmap,
+which calls it once for all tasks, is faster. All ways must have the same meta-gradient: in float64, to 1e-9
+of its largest number.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from fewshot_lib.encoders import Conv4
 from fewshot_lib.maml import MAML, Classifier, Tasks, meta_loss, norms
 
 N_WAY, N_QUERY, SIZE, INNER_LR = 5, 15, 28, 0.1
+NARROW = 16  # channels of a network in which a loop waits for Python
 Step = Callable[[], list[Tensor]]  # -> the meta-gradient
 HEAD = [
     "meta-step",
@@ -191,11 +194,11 @@ def matmul_rate(device: torch.device | None = None, n: int = 2048) -> float:
 
 
 def measure(tiny: bool) -> list[list[str]]:
-    """Rows of all ways, to second and to first order."""
+    """Rows of all ways: the published network to second and to first order, and a narrow one."""
     rate, rows = matmul_rate(n=256 if tiny else 2048), []
-    for first_order in (False, True):
-        small = {"n_tasks": 2, "inner_steps": 2, "width": 4} if tiny else {}
-        setting = Setting(first_order=first_order, **small)
+    for setting in (Setting(), Setting(first_order=True), Setting(width=NARROW)):
+        if tiny:
+            setting = setting._replace(n_tasks=2, inner_steps=2, width=4)
         steps = steps_to_compare(conv4(setting.width), draw(setting.n_tasks), setting)
         counted = {}
         for way, step in steps.items():
@@ -207,9 +210,9 @@ def measure(tiny: bool) -> list[list[str]]:
         assert tiny or 0.95 < share < 1.05, f"{share:.3f} of the formula's FLOPs were counted"
         times, off = in_turn(steps, rounds=1 if tiny else 5), deviations(setting)
         speed = {way: setting.flops / times.per_unit(way) for way in steps}
-        name = "FOMAML" if first_order else "MAML"
+        name = "FOMAML" if setting.first_order else "MAML"
         rows += beside(
-            f"{name}, {setting.n_tasks} tasks, {setting.inner_steps} inner steps",
+            f"{name}, {setting.n_tasks} tasks, {setting.inner_steps} inner steps, {setting.width} channels",
             times,
             gflops={way: f"{value / 1e9:.1f}" for way, value in speed.items()},
             floor={way: f"{value / rate:.0%}" for way, value in speed.items()},

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fewshot_lib.core import pick_device
 from fewshot_lib.data.own.folders import pictures_below
 from fewshot_lib.data.own.pictures import from_folder, read_pictures, sides
 from fewshot_lib.encoders import PhotoEncoder, TextEncoder, encode
@@ -81,8 +82,8 @@ def encoder_for(kind: str, encoder: nn.Module | str | None) -> nn.Module | None:
 
 @lru_cache(maxsize=2)
 def text_encoder(source: str) -> TextEncoder:
-    """A text encoder by name: loaded once, however many classifiers use it."""
-    return TextEncoder(source)
+    """A text encoder by name, on the GPU where there is one: loaded once, however many classifiers use it."""
+    return TextEncoder(source).to(pick_device())
 
 
 @lru_cache(maxsize=2)
@@ -91,7 +92,7 @@ def picture_encoder(name: str) -> nn.Module:
     if name not in ("photos", "pixels"):
         fix = "'photos', 'pixels' or a module (n, c, h, w) -> (n, d)"
         raise ValueError(f"`encoder` is {name!r}: of pictures, give {fix}.")
-    return PhotoEncoder() if name == "photos" else Pixels()
+    return (PhotoEncoder() if name == "photos" else Pixels()).to(pick_device())
 
 
 def picture_form(

@@ -26,6 +26,7 @@ tokens, or the cut of long texts was left to who uses the file. Here all three a
 only if onnxruntime gives what torch gives on examples of all lengths in one batch.
 """
 
+import copy
 import json
 import logging
 import warnings
@@ -144,7 +145,7 @@ def _check(method: Any) -> None:
 
 def _exported(classifier: Any, inputs: tuple[Tensor, ...]) -> Any:
     """torch's ONNX program, for any number of rows, and of tokens."""
-    answers = Answers(classifier)
+    answers = copy.deepcopy(Answers(classifier)).cpu()  # the encoder may be on a GPU, and stays there
     sizes = {0: torch.export.Dim("rows")}
     if classifier.kind_ == "texts":
         sizes[1] = torch.export.Dim("tokens")

@@ -12,7 +12,9 @@ r"""The inner loop: how a model adapts to a task, and the members of the MAML fa
 - MAML++ learns a rate per tensor and step, ``rates="per_tensor_per_step"``, and has batch-norm statistics,
   scales and shifts of its own at every step, ``per_step_norm=True`` (Antoniou et al. 2019, arXiv:1810.09502).
 
-Two engines compute the same: ``"loop"`` takes one task after the other, ``"vmap"`` all at once.
+Two engines compute the same: ``"loop"`` takes one task after the other, ``"vmap"`` all at once. vmap is
+faster on a GPU, and on a CPU through small networks; through wide convolutions a loop is
+(benchmarks/README.md, "Meta-steps").
 """
 
 from __future__ import annotations

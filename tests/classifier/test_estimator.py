@@ -16,6 +16,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from torch import nn
 
 from fewshot_lib import FewShotClassifier
+from fewshot_lib.classifier import inputs
 from fewshot_lib.encoders import Conv4, PhotoEncoder
 from fewshot_lib.finetuning import TIM, FineTuning
 from fewshot_lib.graphs import RelationalNetwork
@@ -114,6 +115,12 @@ def test_labels_that_are_codes_are_no_names(labels):
 def test_names_of_ones_own():
     clf = FewShotClassifier(encoder=Bag(), names={0: "refund", 1: "lost parcel"}).fit(["it", "that"], [0, 1])
     assert_array_equal(clf.predict(["a refund", "the parcel"]), [0, 1])
+
+
+def test_encoders_of_the_library_are_where_the_course_computes(monkeypatch):
+    monkeypatch.setattr(inputs, "pick_device", lambda: torch.device("meta"))
+    for encoder in (inputs.text_encoder.__wrapped__("minilm"), inputs.picture_encoder.__wrapped__("pixels")):
+        assert {p.device.type for p in encoder.parameters()} == {"meta"}
 
 
 @pytest.mark.parametrize("method", [cosine_prototypes, name_mix, FineTuning(steps=5), TIM(steps=5), "auto"])
