@@ -1,7 +1,7 @@
 """``fit(…, tune_encoder=True)`` beside the frozen encoder, on the draws of ``own_data.py``.
 
     python benchmarks/tuning.py --datasets hwu64 huffpost --shots 4 8 16 --draws 5
-    python benchmarks/tuning.py --choose --datasets hwu64 huffpost amazon --shots 8 16 --draws 1
+    python benchmarks/tuning.py --choose --datasets hwu64 huffpost amazon --shots 2 4 --draws 3
     python benchmarks/tuning.py --page
 
 Of HWU64 all 64 classes, of the other sets the *test* classes of the default split, the first 200 texts of
@@ -9,8 +9,8 @@ each; both are asked about the same 1,500 texts of what a draw leaves over, thos
 that differences are paired. Where the classifier keeps the frozen encoder, the difference is 0 and counts.
 Seconds are those of the process's CPU on one thread, where there is no GPU. Results go to
 ``--out``/results.jsonl one by one, what is there is not computed again, and ``--page`` prints their table.
-``--choose`` compares learning rates and numbers of epochs, and the tuned features alone with frozen and tuned
-ones together, on training and validation classes: in points over the frozen encoder.
+``--choose`` compares learning rates and numbers of steps, and the tuned features alone with frozen and tuned
+ones together, on eight training and validation classes a draw: in points over the frozen encoder.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from own_data_draws import PER_CLASS, compared, interval
+from own_data_draws import chosen, compared, interval
 from setfit_peer import clock, examples, results
 
+from fewshot_lib import data
 from fewshot_lib.classifier import FewShotClassifier, tuning
 from fewshot_lib.core import pick_device
 
-N_CHOSEN_ON = 500  # texts asked about in a choice
+N_CLASSES, N_ASKED, N_WORDS = 8, 40, 32  # of a choice: classes, texts of each asked about, and their words
 
 
 def measure(name: str, n_shot: int, draw: int) -> dict[str, Any]:
@@ -52,19 +53,36 @@ def measure(name: str, n_shot: int, draw: int) -> dict[str, Any]:
 
 def choose(name: str, n_shot: int, draw: int) -> Iterator[str]:
     """Rows of the table of settings, of one draw of classes that nothing is measured on."""
-    texts, labels, asked, truth = examples(name, n_shot, draw, ("train", "val"), PER_CLASS)
-    asked, truth = asked[:N_CHOSEN_ON], truth[:N_CHOSEN_ON]
+    texts, labels, asked, right = of_few_classes(name, n_shot, draw)
     frozen = FewShotClassifier().fit(texts, labels)
 
     def gain(encoder: torch.nn.Module) -> str:
         other = FewShotClassifier(encoder=encoder).fit(texts, labels)
-        right = [float((each.predict(asked) == np.array(truth)).mean()) for each in (other, frozen)]
-        return f"{100 * (right[0] - right[1]):+.1f}"
+        return (
+            f"{100 * ((other.predict(asked) == right).mean() - (frozen.predict(asked) == right).mean()):+.1f}"
+        )
 
-    for tuning.LR, tuning.EPOCHS in itertools.product((1e-4, 3e-4, 1e-3), (4, 8, 16)):
+    tuning.EPOCHS = 1
+    for tuning.LR, tuning.STEPS in itertools.product((3e-4, 1e-3), (8, 30)):
         encoder = tuning.tune_on(frozen, frozen.rows_[frozen.mask_])
-        cells = [name, n_shot, draw, tuning.LR, tuning.EPOCHS, gain(encoder.tuned), gain(encoder)]
+        cells = [name, n_shot, draw, tuning.LR, tuning.STEPS, gain(encoder.tuned), gain(encoder)]
         yield f"| {' | '.join(map(str, cells))} |"
+
+
+def of_few_classes(name: str, n_shot: int, draw: int) -> tuple[list[str], list[str], list[str], np.ndarray]:
+    """Texts and labels to learn from, and to be asked about: of training and validation classes, cut."""
+    dataset, generator = data.load(name), torch.Generator().manual_seed(draw)
+    classes, rows = chosen(dataset, ("train", "val"), None)
+    parts: tuple[list, ...] = ([], [], [], [])
+    for c in classes[torch.randperm(len(classes), generator=generator)[:N_CLASSES]].tolist():
+        own = rows[dataset.labels[rows] == c]
+        own = own[torch.randperm(len(own), generator=generator)[: n_shot + N_ASKED]]
+        cut = [" ".join(text.split()[:N_WORDS]) for text in dataset.take(own)]
+        for part, found in zip(parts[::2], (cut[:n_shot], cut[n_shot:]), strict=True):
+            part += found
+        parts[1].extend([dataset.class_names[c]] * n_shot)
+        parts[3].extend([dataset.class_names[c]] * (len(cut) - n_shot))
+    return *parts[:3], np.array(parts[3])
 
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -113,7 +131,7 @@ def main() -> None:
         return
     keys = itertools.product(options.datasets, options.shots, range(options.draws))
     if options.choose:
-        print("| data set | examples | draw | lr | epochs | tuned alone | both |\n" + "|---" * 7 + "|")
+        print("| data set | examples | draw | rate | steps | tuned alone | both |\n" + "|---" * 7 + "|")
         for line in itertools.chain.from_iterable(itertools.starmap(choose, keys)):
             print(line, flush=True)
         return

@@ -96,7 +96,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         unlabelled: more inputs of the same kind, of which the default head learns what the classes look like.
         Semi-supervised: they are read here, once, and what is asked later is answered one by one.
         tune_encoder: of texts; whether to fine-tune the encoder on the examples as well (see ``tuning``),
-            where held-out examples say that it pays: ``tuning_`` has what they said. Minutes for 500 short
+            unless held-out examples speak against it: ``tuning_`` has what they said. A minute for 50 short
             texts, and answers then take twice as long; what it brings is in ``benchmarks/tuning.md``.
         """
         self._check_options(unlabelled, tune_encoder)
@@ -207,12 +207,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def _tune(self) -> Self:
-        """Takes a tuned encoder in place of the frozen one, where that labels more of the examples right."""
-        if (proved := tuning.prove(self)) is None:
+        """Takes a tuned encoder in place of the frozen one, unless the examples speak against it."""
+        if (held_out := tuning.checked(self)) is None:
             return self
         self.encoder_ = tuning.tune_on(self, self.rows_[self.mask_])
         self.features_, self.name_features_ = self._encode(self.inputs_), self._encode_names()
-        return self._learn(proved)
+        return self._learn(held_out)
 
     def _judge(self) -> None:
         n, correct = len(self.held_out_), int(self.held_out_.correct.sum())

@@ -87,6 +87,19 @@ def test_untuned_it_is_the_frozen_encoder_and_tuning_leaves_that_alone(tiny, mon
     assert all(p.shape[0] <= 12 and tuning.RANK in p.shape for p in tuned.adapters().values())
 
 
+@pytest.mark.parametrize(("n", "steps"), [(8, 30), (40, 30), (36 * 5, 6 * 8)])
+def test_few_examples_are_read_more_often_so_that_the_steps_suffice(tiny, monkeypatch, n, steps):
+    calls, loss = [], tuning.leave_one_out_loss
+
+    def spy(*args):
+        calls.append(len(args[1]))
+        return loss(*args)
+
+    monkeypatch.setattr(tuning, "leave_one_out_loss", spy)
+    tune(tiny, (X * 5)[:n], torch.arange(n) % 2, None, 2)
+    assert len(calls) == steps and sum(calls) % n == 0
+
+
 def test_every_example_is_answered_by_an_encoder_that_has_not_seen_it(tiny, monkeypatch):
     seen = []
 
@@ -96,11 +109,15 @@ def test_every_example_is_answered_by_an_encoder_that_has_not_seen_it(tiny, monk
 
     monkeypatch.setattr(tuning, "tune", spy)
     frozen = FewShotClassifier(encoder=tiny).fit(X, Y)
+    clf = FewShotClassifier(encoder=tiny).fit(X, Y, tune_encoder=True)
+    *of_folds, of_all = seen
+    assert len(of_folds) == tuning.FOLDS and all(len(texts) == 24 for texts in of_folds)
+    assert set.intersection(*of_folds) == set()  # each text is left out once
+    assert of_all == set(X) and isinstance(clf.encoder_, TunedEncoder)  # as good as the frozen one: no veto
+    assert clf.tuning_["frozen"] == pytest.approx(clf.tuning_["tuned"]) == clf.accuracy_
+    monkeypatch.setattr(tuning, "clearly_better", lambda a, b: True)
     with pytest.warns(UserWarning, match="keeps the frozen encoder: with it"):
-        clf = FewShotClassifier(encoder=tiny).fit(X, Y, tune_encoder=True)
-    assert len(seen) == tuning.FOLDS and all(len(texts) == 24 for texts in seen)
-    assert set.intersection(*seen) == set()  # each text is left out once
-    assert clf.tuning_["frozen"] == pytest.approx(clf.tuning_["tuned"])
+        clf.fit(X, Y, tune_encoder=True)
     assert_array_equal(clf.predict_proba(X), frozen.predict_proba(X))
     assert (clf.accuracy_, clf.encoder_) == (frozen.accuracy_, tiny)
 
@@ -109,7 +126,7 @@ def test_a_tuned_classifier_is_judged_by_the_folds_and_loads_to_the_bit(tiny, tm
     monkeypatch.setattr(tuning, "LR", 1e-2)
     clf = FewShotClassifier(encoder=tiny)
     proved = FewShotClassifier(encoder=tiny).fit(X, Y).held_out_
-    monkeypatch.setattr(tuning, "prove", lambda _: proved)
+    monkeypatch.setattr(tuning, "checked", lambda _: proved)
     clf.fit(X, Y, tune_encoder=True)
     assert clf.held_out_ is proved and clf.features_.shape == (36, 24)
     clf.save(tmp_path)
@@ -129,6 +146,7 @@ def test_what_cannot_be_tuned_is_refused_before_any_work(tiny):
         FewShotClassifier().fit(points, np.arange(8) % 2, tune_encoder=True)
     with pytest.raises(ValueError, match="encoded by your own Linear"):
         FewShotClassifier(encoder=own).fit(X, Y, tune_encoder=True)
-    with pytest.warns(UserWarning, match="needs 4 examples of every class, and one has 3"):
-        clf = FewShotClassifier(encoder=tiny).fit(X[:21], Y[:21], tune_encoder=True)
-    assert clf.encoder_ is tiny
+    for n, names, fewest in [(19, "auto", 2), (21, None, 4)]:  # of the second class: one, three
+        with pytest.warns(UserWarning, match=f"needs {fewest} examples of every class, and one has {n - 18}"):
+            clf = FewShotClassifier(encoder=tiny, names=names).fit(X[:n], Y[:n], tune_encoder=True)
+        assert clf.encoder_ is tiny
