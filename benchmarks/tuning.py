@@ -1,6 +1,6 @@
 """``fit(…, tune_encoder=True)`` beside the frozen encoder, on the draws of ``own_data.py``.
 
-    python benchmarks/tuning.py --datasets hwu64 huffpost --shots 4 8 16 --draws 5
+    python benchmarks/tuning.py --datasets hwu64 huffpost --shots 2 4 8 --draws 5
     python benchmarks/tuning.py --choose --datasets hwu64 huffpost amazon --shots 2 4 --draws 3
     python benchmarks/tuning.py --page
 
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from own_data_draws import chosen, compared, interval
-from setfit_peer import clock, examples, results
+from setfit_peer import SETFIT, clock, examples, results
 
 from fewshot_lib import data
 from fewshot_lib.classifier import FewShotClassifier, tuning
@@ -85,41 +85,47 @@ def of_few_classes(name: str, n_shot: int, draw: int) -> tuple[list[str], list[s
     return *parts[:3], np.array(parts[3])
 
 
-def table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """The lines of the page."""
-    head = [
-        "data set",
-        "examples",
-        "draws",
-        "frozen",
-        "tune_encoder",
-        "difference",
-        "tuned in",
-        "a fit takes",
-    ]
-    yield f"| {' | '.join(head)} |"
-    yield "|---" * len(head) + "|"
-    for (name, n_classes, n_shot), group in itertools.groupby(
+def table(rows: list[dict[str, Any]], of_setfit: list[dict[str, Any]]) -> Iterator[str]:
+    """The lines of the page; of_setfit: results of ``setfit_peer.py``."""
+    theirs = {
+        (r["dataset"], r["shots"], r["draw"]): r["accuracy"] for r in of_setfit if r["method"] == SETFIT
+    }
+    head = ["data set", "examples", "draws", "frozen", "tuned", "difference", "less SetFit", "tuned in"]
+    yield f"| {' | '.join([*head, 'a fit takes'])} |"
+    yield "|---" * (len(head) + 1) + "|"
+    of_cells = itertools.groupby(
         sorted(rows, key=lambda r: (r["dataset"], r["shots"])),
         lambda r: (r["dataset"], r["classes"], r["shots"]),
-    ):
+    )
+    gains = []
+    for (name, n_classes, n_shot), group in of_cells:
         drawn = list(group)
+        gains.append([r["tuned"] - r["frozen"] for r in drawn])
+        less = [r["tuned"] - theirs[key] for r in drawn if (key := (name, n_shot, r["draw"])) in theirs]
         cells = [f"{name}, {n_classes} classes", n_shot, len(drawn)]
-        cells += [interval([r[kind] for r in drawn]) for kind in ("frozen", "tuned")]
-        cells += [interval([r["tuned"] - r["frozen"] for r in drawn])]
-        cells += [f"{sum(r['taken'] for r in drawn)} of {len(drawn)}"]
+        cells += [said([r[kind] for r in drawn]) for kind in ("frozen", "tuned")]
+        cells += [said(gains[-1]), said(less), f"{sum(r['taken'] for r in drawn)} of {len(drawn)}"]
         timed = [r["cpu_seconds"] for r in drawn if r["device"] == "cpu"]
         cells += [f"{np.mean(timed):.0f} s" if timed else ""]
         yield f"| {' | '.join(map(str, cells))} |"
+    if len(gains) > 1:
+        cells = ["mean of the rows", "", len(rows), "", "", said([float(np.mean(each)) for each in gains])]
+        yield f"| {' | '.join(map(str, cells))} | | | |"
+
+
+def said(values: list[float]) -> str:
+    """Their mean with its interval, which one value has not."""
+    return interval(values) if len(values) > 1 else "".join(f"{value:.1f}" for value in values)
 
 
 def main() -> None:
     """Measures, or prints the table of what was measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--datasets", nargs="+", default=["hwu64", "huffpost", "reuters", "amazon", "20news"])
-    parser.add_argument("--shots", nargs="+", type=int, default=[4, 8, 16])
+    parser.add_argument("--shots", nargs="+", type=int, default=[2, 4, 8])
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--page", action="store_true", help="print the table of the results, measure nothing")
+    parser.add_argument("--setfit", type=Path, default=Path("build/setfit/results.jsonl"), help="its results")
     parser.add_argument("--choose", action="store_true", help="print how settings compare")
     parser.add_argument("--out", type=Path, default=Path("build/tuning"))
     options = parser.parse_args()
@@ -127,7 +133,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "results.jsonl"
     if options.page:
-        print("\n".join(table(results(file))))
+        print("\n".join(table(results(file), results(options.setfit))))
         return
     keys = itertools.product(options.datasets, options.shots, range(options.draws))
     if options.choose:

@@ -96,8 +96,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         unlabelled: more inputs of the same kind, of which the default head learns what the classes look like.
         Semi-supervised: they are read here, once, and what is asked later is answered one by one.
         tune_encoder: of texts; whether to fine-tune the encoder on the examples as well (see ``tuning``),
-            unless held-out examples speak against it: ``tuning_`` has what they said. A minute for 50 short
-            texts, and answers then take twice as long; what it brings is in ``benchmarks/tuning.md``.
+            unless held-out examples speak against it: ``tuning_`` has what they said. Half a minute for 100
+            short texts, minutes for long ones, and answers then take twice as long; what it brings is in
+            ``benchmarks/tuning.md``.
         """
         self._check_options(unlabelled, tune_encoder)
         kind, inputs, labels = self._training_set(X, y)

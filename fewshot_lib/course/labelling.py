@@ -65,7 +65,7 @@ def add_commands(commands: Any, data_options: Mapping[str, dict[str, Any]]) -> N
     fit.add_argument("--out", type=Path, required=True, help="folder for the classifier")
     fit.add_argument("--method", choices=("default", "auto"), default="default", help="who answers")
     fit.add_argument("--unlabelled", type=Path, metavar="FILE", help=f"learn from these too: {POOL}")
-    tuned = "fine-tune the encoder, too, where held-out examples say that it pays: minutes"
+    tuned = "fine-tune the encoder, too, unless held-out examples speak against it: minutes"
     fit.add_argument("--tune-encoder", action="store_true", help=tuned)
     fit.add_argument("--no-names", action="store_true", help="the labels are codes: do not read them")
 
