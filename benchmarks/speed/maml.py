@@ -207,7 +207,8 @@ def measure(tiny: bool) -> list[list[str]]:
         with FlopCounterMode(display=False) as counter:
             steps["ours, loop"]()
         share = counter.get_total_flops() / setting.flops
-        assert tiny or 0.95 < share < 1.05, f"{share:.3f} of the formula's FLOPs were counted"
+        # pictures need no gradient: in a narrow network that is 6 % of all
+        assert tiny or 0.92 < share < 1.05, f"{share:.3f} of the formula's FLOPs were counted"
         times, off = in_turn(steps, rounds=1 if tiny else 5), deviations(setting)
         speed = {way: setting.flops / times.per_unit(way) for way in steps}
         name = "FOMAML" if setting.first_order else "MAML"
