@@ -385,9 +385,10 @@ def rows_of(run: Run, encoder: TextEncoder) -> list[list[str]]:
     }
     of_encoder = encoder_rows(run, encoder)
     of_seed = cache(lambda seed: prompt_rows(replace(run, seed=seed)))
-    for name in (*of_encoder, *prompt_rows(run)):
-        if name not in (run.options.rows or [name]):
-            continue
+    names = [*of_encoder, *of_seed(0)]
+    if unknown := sorted(set(run.options.rows or []) - set(names)):
+        raise ValueError(f"`--rows` names {', '.join(unknown)}: the rows are {'; '.join(names)}.")
+    for name in [name for name in names if name in (run.options.rows or names)]:
         if name in of_encoder:
             models[name], results[name] = "all-MiniLM-L6-v2", kept(run, name, {}, of_encoder[name])
         else:

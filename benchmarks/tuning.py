@@ -55,12 +55,11 @@ def choose(name: str, n_shot: int, draw: int) -> Iterator[str]:
     """Rows of the table of settings, of one draw of classes that nothing is measured on."""
     texts, labels, asked, right = of_few_classes(name, n_shot, draw)
     frozen = FewShotClassifier().fit(texts, labels)
+    before = (frozen.predict(asked) == right).mean()
 
     def gain(encoder: torch.nn.Module) -> str:
         other = FewShotClassifier(encoder=encoder).fit(texts, labels)
-        return (
-            f"{100 * ((other.predict(asked) == right).mean() - (frozen.predict(asked) == right).mean()):+.1f}"
-        )
+        return f"{100 * ((other.predict(asked) == right).mean() - before):+.1f}"
 
     tuning.EPOCHS = 1
     for tuning.LR, tuning.STEPS in itertools.product((3e-4, 1e-3), (8, 30)):
