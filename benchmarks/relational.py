@@ -44,6 +44,7 @@ from fewshot_lib.prototypes import NamesAsExamples, names_as_examples
 QUALITIES = (None, -1.0, 0.0, 0.5, 1.0, 2.0)  # γ of the names when all packages are dealt; None: no names
 WITHIN = {"sympy": 2.0, "matplotlib": 1.0, "transformers": 2.0, "torch": 0.5, "sklearn": 1.0}  # γ of each
 N_WAY, N_SHOT, N_QUERY, N_EPISODES, N_STEPS, LR = 5, (1, 5), 8, 2, 300, 5e-3
+MAX_TOKENS = 128  # of a text
 KINDS = {"inductive": False, "transductive": True}
 STRENGTH = {"inductive": 0.5, "transductive": 1.0}
 SHOTS, EPISODE_SHOTS, N_TESTED = (1, 2, 4, 8), (1, 5), 600
@@ -79,7 +80,7 @@ def tasks(encoder: TextEncoder) -> list[Task]:
 
 def train(options: argparse.Namespace) -> Iterator[str]:
     """Writes the file, both kinds of network in it."""
-    dealt, tensors = tasks(TextEncoder()), {}
+    dealt, tensors = tasks(TextEncoder(max_tokens=MAX_TOKENS)), {}
     for kind, transductive in KINDS.items():
         seed_everything(options.seed)
         model = RelationalNetwork(head=HEAD, transductive=transductive)
@@ -123,7 +124,7 @@ def measure(options: argparse.Namespace) -> Iterator[str]:
             network.uses_names = False
     yield f"| classes | method | {' | '.join(columns)} |"
     yield "|---" * (2 + len(columns)) + "|"
-    for name, found in sets(options.split, TextEncoder()):
+    for name, found in sets(options.split, TextEncoder(max_tokens=MAX_TOKENS)):
         columns_of = [at_once(found, methods, k, options.draws) for k in SHOTS]
         columns_of += [in_episodes(name, found, methods, k) for k in EPISODE_SHOTS]
         rows = [f"**{methods[0].name}**", *(f"relational, {kind}" for kind in KINDS)]

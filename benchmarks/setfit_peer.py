@@ -1,6 +1,6 @@
 """SetFit beside ``FewShotClassifier``'s default, on the draws of ``own_data.py``.
 
-    python benchmarks/setfit_peer.py --datasets hwu64 --shots 1 2 4 --draws 10
+    python benchmarks/setfit_peer.py --datasets hwu64 --shots 1 2 4 --draws 10 [--methods default setfit]
     python benchmarks/setfit_peer.py --page
 
 SetFit (Tunstall et al. 2022, arXiv:2209.11055) is the package (``pip install setfit==1.2.0``) with its own
@@ -14,10 +14,10 @@ A fit is timed from the texts to the classifier that can answer, weights loaded 
 before; of the default that includes its estimate of its own accuracy. Seconds are those of the process's CPU
 on one thread: others were busy on the machine.
 
-On a GPU only SetFit is run, and its seconds are not compared. ``--bfloat16`` runs SetFit's tuning under
-autocast on a CPU, which takes half of the time here; the page says how much the accuracies differ from those
-of the defaults (float32) where both were run. Results go to ``--out``/results.jsonl one by one, what is there
-is not computed again, and ``--page`` prints their tables.
+On a GPU only SetFit is run, and its seconds are not compared. ``--bfloat16`` runs SetFit's tuning and its
+answers under autocast on a CPU, which takes half of the time here; the page says how much the accuracies
+differ from those of the defaults (float32) where both were run. Results go to ``--out`` one by one, a line of
+JSON each, what is there is not computed again, and ``--page`` prints their tables.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from fewshot_lib import data
 from fewshot_lib.classifier import FewShotClassifier
 from fewshot_lib.encoders.text import minilm_path
 
-N_TESTED = 1500
+N_TESTED, RESULTS = 1500, Path("results/setfit.jsonl")
 DEFAULT, SETFIT = "default", "setfit"
 
 
@@ -87,7 +87,8 @@ def of_setfit(
             trainer.st_trainer.compute_loss_context_manager = lambda: torch.autocast("cpu", torch.bfloat16)
         trainer.train()
     taken["steps"] = trainer.st_trainer.state.global_step
-    return np.asarray(model.predict(asked)), taken
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        return np.asarray(model.predict(asked)), taken
 
 
 @contextlib.contextmanager
@@ -96,20 +97,23 @@ def clock() -> Any:
     taken: dict[str, Any] = {}
     wall, cpu = time.perf_counter(), time.process_time()
     yield taken
-    taken |= {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+    taken |= {
+        "seconds": round(time.perf_counter() - wall, 2),
+        "cpu_seconds": round(time.process_time() - cpu, 2),
+    }
 
 
-def measure(options: argparse.Namespace, file: Path) -> None:
+def measure(options: argparse.Namespace) -> None:
     """Adds what is missing to the results."""
     FewShotClassifier().fit(["warm", "cold"], ["up", "down"])  # loads the weights
-    known = {(r["dataset"], r["shots"], r["draw"], r["method"], r["precision"]) for r in results(file)}
+    known = {(r["dataset"], r["shots"], r["draw"], r["method"], r["precision"]) for r in results(options.out)}
     kinds = [(DEFAULT, "float32"), (SETFIT, "bfloat16" if options.bfloat16 else "float32")]
     if torch.cuda.is_available():  # the default is measured where it is meant to run
         kinds = [(SETFIT, f"float32, {torch.cuda.get_device_name()}")]
     draws = range(options.first, options.first + options.draws)
     for key in itertools.product(options.datasets, options.shots, draws, kinds):
         name, n_shot, draw, (method, used) = key
-        if (name, n_shot, draw, method, used) in known:
+        if method not in options.methods or (name, n_shot, draw, method, used) in known:
             continue
         texts, labels, asked, truth = examples(name, n_shot, draw, *compared(name))
         if method == DEFAULT:
@@ -117,10 +121,16 @@ def measure(options: argparse.Namespace, file: Path) -> None:
         else:
             answers, taken = of_setfit(texts, labels, asked, options.bfloat16)
         row = {"dataset": name, "shots": n_shot, "draw": draw, "method": method, "precision": used}
-        row |= {"accuracy": 100 * float((answers == np.array(truth)).mean()), "tested": len(truth), **taken}
-        with file.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(row) + "\n")
-        print(row, flush=True)
+        accuracy = 100 * float((answers == np.array(truth)).mean())
+        keep(options.out, row | {"accuracy": round(accuracy, 4), "tested": len(truth), **taken})
+
+
+def keep(file: Path, row: dict[str, Any]) -> None:
+    """Adds a line to the results."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8") as out:
+        out.write(json.dumps(row) + "\n")
+    print(row, flush=True)
 
 
 def results(file: Path) -> list[dict[str, Any]]:
@@ -180,21 +190,20 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", default=["hwu64"])
     parser.add_argument("--shots", nargs="+", type=int, default=[1, 2, 4, 8])
     parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--methods", nargs="+", choices=(DEFAULT, SETFIT), default=[DEFAULT, SETFIT])
     parser.add_argument("--first", type=int, default=0, help="number of the first draw")
-    parser.add_argument("--bfloat16", action="store_true", help="SetFit's tuning under autocast")
+    parser.add_argument("--bfloat16", action="store_true", help="SetFit under autocast")
     parser.add_argument(
         "--page", action="store_true", help="print the tables of the results, measure nothing"
     )
-    parser.add_argument("--out", type=Path, default=Path("build/setfit"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / "results.jsonl"
     if options.page:
-        print("\n".join(tables(results(file))))
+        print("\n".join(tables(results(options.out))))
     else:
-        measure(options, file)
+        measure(options)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Speed, side by side: this library, a plain loop, and its peers, in one command that writes README.md.
 
-    python benchmarks/side_by_side.py [--parts evaluation maml ...] [--setfit build/setfit/results.jsonl]
+    python benchmarks/side_by_side.py [--parts evaluation maml ...] [--setfit results/setfit.jsonl]
 
 The ways of a table take turns in one process on one thread, three or five rounds after one to warm up. Times
 are processor seconds, which other work on the machine hardly changes; what is shown is their median, and the

@@ -7,8 +7,8 @@
 Of HWU64 all 64 classes, of the other sets the *test* classes of the default split, the first 200 texts of
 each; both are asked about the same 1,500 texts of what a draw leaves over, those of ``setfit_peer.py``, so
 that differences are paired. Where the classifier keeps the frozen encoder, the difference is 0 and counts.
-Seconds are those of the process's CPU on one thread, where there is no GPU. Results go to
-``--out``/results.jsonl one by one, what is there is not computed again, and ``--page`` prints their table.
+Seconds are those of the process's CPU on one thread, where there is no GPU. Results go to ``--out`` one by
+one, a line of JSON each, what is there is not computed again, and ``--page`` prints their table.
 ``--choose`` compares learning rates and numbers of steps, and the tuned features alone with frozen and tuned
 ones together, on eight training and validation classes a draw: in points over the frozen encoder.
 """
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from own_data_draws import chosen, compared, interval
-from setfit_peer import SETFIT, clock, examples, results
+from setfit_peer import RESULTS, SETFIT, clock, examples, keep, results
 
 from fewshot_lib import data
 from fewshot_lib.classifier import FewShotClassifier, tuning
@@ -45,8 +44,8 @@ def measure(name: str, n_shot: int, draw: int) -> dict[str, Any]:
         after = FewShotClassifier().fit(texts, labels, tune_encoder=True)
     found = {"dataset": name, "shots": n_shot, "draw": draw, "classes": len(frozen.classes_)}
     for kind, classifier in (("frozen", frozen), ("tuned", after)):
-        found[kind] = 100 * float((classifier.predict(asked) == right).mean())
-        found[f"{kind}_said"] = 100 * classifier.accuracy_
+        found[kind] = round(100 * float((classifier.predict(asked) == right).mean()), 4)
+        found[f"{kind}_said"] = round(100 * classifier.accuracy_, 4)
     found |= {"taken": isinstance(after.encoder_, tuning.TunedEncoder), "device": pick_device().type}
     return found | taken
 
@@ -124,15 +123,13 @@ def main() -> None:
     parser.add_argument("--shots", nargs="+", type=int, default=[2, 4, 8])
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--page", action="store_true", help="print the table of the results, measure nothing")
-    parser.add_argument("--setfit", type=Path, default=Path("build/setfit/results.jsonl"), help="its results")
+    parser.add_argument("--setfit", type=Path, default=RESULTS, help="its results")
     parser.add_argument("--choose", action="store_true", help="print how settings compare")
-    parser.add_argument("--out", type=Path, default=Path("build/tuning"))
+    parser.add_argument("--out", type=Path, default=Path("results/tuning.jsonl"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / "results.jsonl"
     if options.page:
-        print("\n".join(table(results(file), results(options.setfit))))
+        print("\n".join(table(results(options.out), results(options.setfit))))
         return
     keys = itertools.product(options.datasets, options.shots, range(options.draws))
     if options.choose:
@@ -140,13 +137,10 @@ def main() -> None:
         for line in itertools.chain.from_iterable(itertools.starmap(choose, keys)):
             print(line, flush=True)
         return
-    known = {(r["dataset"], r["shots"], r["draw"]) for r in results(file)}
+    known = {(r["dataset"], r["shots"], r["draw"]) for r in results(options.out)}
     for key in keys:
         if key not in known:
-            row = measure(*key)
-            with file.open("a", encoding="utf-8") as out:
-                out.write(json.dumps(row) + "\n")
-            print(row, flush=True)
+            keep(options.out, measure(*key))
 
 
 if __name__ == "__main__":

@@ -10,3 +10,4 @@ from fewshot_lib.classifier.estimator import FewShotClassifier, Labelled
 from fewshot_lib.classifier.explanation import Explanation
 from fewshot_lib.classifier.held_out import HeldOut, wilson
 from fewshot_lib.classifier.inputs import picture_form
+from fewshot_lib.classifier.tuning import TunedEncoder

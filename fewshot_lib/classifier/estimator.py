@@ -60,6 +60,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     encoder: of texts a name or path for ``TextEncoder`` (None: all-MiniLM-L6-v2) or a module; of pictures
         "photos" (``PhotoEncoder``), "pixels" (the least that can be done) or a module (n, c, h, w) -> (n, d)
         (None: "photos" where it is installed, else "pixels").
+    max_tokens: of texts, after how many the encoder stops reading (None: where it was published to, 256 of
+        MiniLM; up to 512 there, which takes longer).
     size, color: of picture *files*, as in ``data.from_folder`` (None: as suits the encoder); arrays stay.
     names: "auto" (the labels themselves, where they are words), None, or {label: name}. Used with texts.
     template: the sentence that a name is put into.
@@ -77,6 +79,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         encoder: nn.Module | str | None = None,
         names: str | Mapping | None = "auto",
         template: str = naming.TEMPLATE,
+        max_tokens: int | None = None,
         size: int | str | tuple[int, int] | None = None,
         color: bool | None = None,
     ) -> None:
@@ -84,6 +87,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.encoder = encoder
         self.names = names
         self.template = template
+        self.max_tokens = max_tokens
         self.size = size
         self.color = color
 
@@ -102,7 +106,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """
         self._check_options(unlabelled, tune_encoder)
         kind, inputs, labels = self._training_set(X, y)
-        self.kind_, self.encoder_ = kind, encoder_for(kind, self.encoder)
+        self.kind_, self.encoder_ = kind, encoder_for(kind, self.encoder, self.max_tokens)
         if kind == "pictures" and self.encoder is None and not PhotoEncoder.installed():
             warnings.warn(OF_PIXELS, stacklevel=2)
         if tune_encoder:

@@ -72,18 +72,23 @@ def named(kind: str, encoder: nn.Module | str | None) -> nn.Module | str | None:
     return "photos" if PhotoEncoder.installed() else "pixels"
 
 
-def encoder_for(kind: str, encoder: nn.Module | str | None) -> nn.Module | None:
-    """The same, loaded."""
+def encoder_for(
+    kind: str, encoder: nn.Module | str | None, max_tokens: int | None = None
+) -> nn.Module | None:
+    """The same, loaded. max_tokens: where texts are cut; None: where the encoder's own texts were."""
     found = named(kind, encoder)
+    if max_tokens is not None and (kind != "texts" or isinstance(found, nn.Module)):
+        what = f"{kind} have no tokens" if kind != "texts" else "an encoder of your own has its own"
+        raise ValueError(f"`max_tokens` is {max_tokens}, and {what}: leave it out.")
     if found is None or isinstance(found, nn.Module):
         return found
-    return text_encoder(found) if kind == "texts" else picture_encoder(found)
+    return text_encoder(found, max_tokens) if kind == "texts" else picture_encoder(found)
 
 
 @lru_cache(maxsize=2)
-def text_encoder(source: str) -> TextEncoder:
+def text_encoder(source: str, max_tokens: int | None = None) -> TextEncoder:
     """A text encoder by name, on the GPU where there is one: loaded once, however many classifiers use it."""
-    return TextEncoder(source).to(pick_device())
+    return TextEncoder(source, max_tokens).to(pick_device())
 
 
 @lru_cache(maxsize=2)

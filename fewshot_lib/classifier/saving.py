@@ -1,9 +1,9 @@
 """A fitted classifier as a folder: ``classifier.json`` and ``classifier.safetensors`` with its numbers.
 
-No pickle: loading runs no code of the file. The encoder is not in it, but its name and the sha256 of its
-weights and settings are, and another encoder is refused. What is saved is the whole state, the head included,
-so the answers afterwards are the same to the bit on the same machine. Both files are known by
-checksums: a folder of which one was replaced, or edited, is noticed.
+No pickle: loading runs no code of the file. The encoder is not in it, but its name, where it cuts texts, and
+the sha256 of its weights and settings are, and another encoder is refused. What is saved is the whole state,
+the head included, so the answers afterwards are the same to the bit on the same machine. Both files are known
+by checksums: a folder of which one was replaced, or edited, is noticed.
 """
 
 import dataclasses
@@ -36,6 +36,7 @@ from fewshot_lib.prototypes import (
 )
 
 VERSION = 3
+UNWRITTEN = 128  # `max_tokens` of text encoders in folders that do not say it
 DESCRIPTION, NUMBERS = "classifier.json", "classifier.safetensors"
 KINDS = (NamesAsExamples, WithUnlabelled, FineTuning, TransductiveFineTuning, TIM)
 SETTINGS: dict[str, Any] = {kind.__name__: kind for kind in KINDS}
@@ -103,10 +104,11 @@ def load(classifier: Any, folder: Path, method: Method | None, encoder: nn.Modul
     classifier.n_examples_ = np.bincount(classifier.labels_.numpy(), minlength=len(classifier.classes_))
     classifier.method_ = classifier.method = _restored(about["method"], method, tensors)
     classifier.encoder = encoder or (about["encoder"] or {}).get("source")
+    classifier.max_tokens = _max_tokens(about)
     adapters = {
         name.removeprefix("adapter."): p for name, p in tensors.items() if name.startswith("adapter.")
     }
-    classifier.encoder_ = _restored_encoder(about, classifier.encoder, adapters)
+    classifier.encoder_ = _restored_encoder(about, classifier, adapters)
     for name, value in about["features"].items():
         setattr(classifier, name, np.array(value, dtype=object) if isinstance(value, list) else value)
     classifier._judge()
@@ -174,7 +176,8 @@ def _misfit(about: dict[str, Any], tensors: dict[str, Tensor]) -> str | None:
         "`temperature`": 0 < about["temperature"] < float("inf"),
         "`names`": about["names"] is None or len(about["names"]) == n_way,
         "`method`": isinstance(about["method"].get("settings", {}), dict),
-        "`encoder`": about["encoder"] is None or about["encoder"].keys() == {"source", "own", "sha256"},
+        "`encoder`": about["encoder"] is None
+        or about["encoder"].keys() - {"max_tokens"} == {"source", "own", "sha256"},
         "the range of `labels_`": bool(((tensors["labels_"] >= 0) & (tensors["labels_"] < n_way)).all()),
         **{f"the shape of `{name}`": tuple(tensors[name].shape) == shapes[name] for name in expected},
         **{f"NaN in `{name}`": bool(tensors[name].isfinite().all()) for name in expected},
@@ -222,15 +225,25 @@ def _restored(described: dict[str, Any], method: Method | None, tensors: dict[st
 def _described_encoder(classifier: Any) -> dict[str, Any]:
     own = isinstance(classifier.encoder, nn.Module)
     source = None if own else named(classifier.kind_, classifier.encoder)
-    return {"source": source, "own": own, "sha256": encoder_fingerprint(classifier.encoder_)}
+    cut = {} if own or classifier.kind_ != "texts" else {"max_tokens": classifier.encoder_.max_tokens}
+    return {"source": source, "own": own, "sha256": encoder_fingerprint(classifier.encoder_), **cut}
 
 
-def _restored_encoder(about: dict[str, Any], encoder: Any, adapters: dict[str, Tensor]) -> nn.Module | None:
+def _max_tokens(about: dict[str, Any]) -> int | None:
+    """Where a text encoder known by name cuts; it was the same for all before it was written down."""
+    described = about["encoder"]
+    known_by_name = about["kind"] == "texts" and described is not None and not described["own"]
+    return described.get("max_tokens", UNWRITTEN) if known_by_name else None
+
+
+def _restored_encoder(
+    about: dict[str, Any], classifier: Any, adapters: dict[str, Tensor]
+) -> nn.Module | None:
     if (described := about["encoder"]) is None:
         return None
-    if described["own"] and not isinstance(encoder, nn.Module):
+    if described["own"] and not isinstance(classifier.encoder, nn.Module):
         raise ValueError("`encoder` is missing: the classifier was saved with a module of your own; pass it.")
-    restored = encoder_for(about["kind"], encoder)
+    restored = encoder_for(about["kind"], classifier.encoder, classifier.max_tokens)
     if adapters and isinstance(restored, TextEncoder):
         restored = with_adapters(restored, adapters)
     if restored is None or encoder_fingerprint(restored) != described["sha256"]:

@@ -66,6 +66,8 @@ def add_commands(commands: Any, data_options: Mapping[str, dict[str, Any]]) -> N
     fit.add_argument("--method", choices=("default", "auto"), default="default", help="who answers")
     fit.add_argument("--unlabelled", type=Path, metavar="FILE", help=f"learn from these too: {POOL}")
     tuned = "fine-tune the encoder, too, unless held-out examples speak against it: minutes"
+    cut = "after how many tokens to stop reading a text (default: 256; up to 512, which takes longer)"
+    fit.add_argument("--max-tokens", type=int, metavar="N", help=cut)
     fit.add_argument("--tune-encoder", action="store_true", help=tuned)
     fit.add_argument("--no-names", action="store_true", help="the labels are codes: do not read them")
 
@@ -108,7 +110,8 @@ def _fit(arguments: argparse.Namespace) -> bool:
         form = {"size": (height, width), "color": color}
     inputs, labels = _labelled(arguments, **form)
     method = "auto" if arguments.method == "auto" else None
-    classifier = FewShotClassifier(method, names=None if arguments.no_names else "auto")
+    names = None if arguments.no_names else "auto"
+    classifier = FewShotClassifier(method, names=names, max_tokens=arguments.max_tokens)
     pool = None if arguments.unlabelled is None else _pool(arguments, inputs)
     with _noted():
         classifier.fit(inputs, labels, unlabelled=pool, tune_encoder=arguments.tune_encoder)
@@ -139,11 +142,16 @@ def _pool(arguments: argparse.Namespace, inputs: Any) -> Any:
 
 def _about(classifier: "FewShotClassifier") -> Iterator[str]:
     """What was learnt, and how good it is as far as its own examples can tell."""
+    from fewshot_lib.classifier import TunedEncoder
+
     counts = classifier.n_examples_
     each = " to ".join(map(str, sorted({counts.min(), counts.max()})))
     yield f"{len(counts)} classes, examples of each: {each}. Method: {classifier.method_.name}."
     for name, accuracy in getattr(classifier, "choice_", {}).items():
         yield f"  {accuracy:6.1%}  {name}"
+    if isinstance(classifier.encoder_, TunedEncoder):
+        frozen, tuned = (f"{classifier.tuning_[which]:.1%}" for which in ("frozen", "tuned"))
+        yield f"The encoder was tuned: {tuned} of held-out examples are right, {frozen} with the frozen one."
     if classifier.kind_ == "texts" and classifier.names_ is None:
         yield "The labels are not used as names: they are codes, or you said so."
     if not (n := len(classifier.held_out_)):

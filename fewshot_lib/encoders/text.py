@@ -9,6 +9,7 @@ takes its place: a few examples can move a few parameters safely, and millions h
 """
 
 import copy
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,16 +27,19 @@ from fewshot_lib.encoders.mpnet import mpnet_path
 # model.safetensors on the hub
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
+LONGEST = 512  # tokens, where nobody says how many: time and memory of attention grow with their square
+
 
 class TextEncoder(nn.Module):
     """A pre-trained sentence encoder: n texts -> mean of the last layer's token vectors, (n, d).
 
     source: "minilm" (all-MiniLM-L6-v2, installed with the course) or "mpnet" (all-mpnet-base-v2, five times
         as large: see ``encoders.mpnet``), weights verified; or a hub id or local path that ``transformers``
-        can load. max_tokens: where texts are cut.
+        can load. max_tokens: where texts are cut; None: where those who published the encoder cut them,
+        after 256 tokens of MiniLM and 384 of mpnet.
     """
 
-    def __init__(self, source: str | Path = "minilm", max_tokens: int = 128) -> None:
+    def __init__(self, source: str | Path = "minilm", max_tokens: int | None = None) -> None:
         super().__init__()
         with extra("text"):  # seconds to import: only who reads texts waits
             from transformers import AutoModel, AutoTokenizer
@@ -44,6 +48,9 @@ class TextEncoder(nn.Module):
             self.tokenizer = AutoTokenizer.from_pretrained(path)
             how = {"use_safetensors": True, "output_loading_info": True}
             self.model, report = AutoModel.from_pretrained(path, **how)
+            self.n_positions = positions_of(self.model)
+            if max_tokens is None:
+                max_tokens = published_length(path, self.tokenizer.model_max_length, self.n_positions)
         # the pooler is not used here, and many encoders come without
         missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
         if missing:
@@ -51,7 +58,6 @@ class TextEncoder(nn.Module):
             raise ValueError(
                 f"`source` is {str(source)!r}, {lack}: use a trained encoder of this architecture."
             )
-        self.n_positions = positions_of(self.model)
         check_max_tokens(max_tokens, self.n_positions)
         self.max_tokens = int(max_tokens)
         self.n_features: int = self.model.config.hidden_size
@@ -160,6 +166,23 @@ def check_max_tokens(max_tokens: int, positions: int | None) -> None:
             "3 or more" if positions is None else f"3 to {positions}, as many as this model has positions for"
         )
         raise ValueError(f"`max_tokens` is {max_tokens}: choose {there}.")
+
+
+def published_length(source: str, of_tokenizer: int, positions: int | None) -> int:
+    """Where an encoder's texts were cut by who published it, in tokens.
+
+    sentence-transformers keeps it in a file of its own; without one it is what the tokenizer says
+    (``model_max_length``, 10³⁰ where it says nothing), never more than there are positions, or than 512.
+    """
+    with extra("text"):
+        from transformers.utils.hub import cached_file
+
+    missing_is_none = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "gated_repo")}
+    most = min(of_tokenizer, LONGEST if positions is None else positions, LONGEST)
+    if (path := cached_file(source, "sentence_bert_config.json", **missing_is_none)) is None:
+        return most
+    own = json.loads(Path(path).read_text(encoding="utf-8")).get("max_seq_length")
+    return most if own is None else min(own, positions or own)
 
 
 @contextmanager

@@ -106,9 +106,9 @@ def test_f10_names_that_a_method_may_take_for_one_are_reported(table, names):
 
 
 def test_f8_long_texts_are_counted(table):
-    path = table({"a": ["word " * 200, "short one"], "b": ["word " * 126, "word " * 127]})
+    path = table({"a": ["word " * 300, "short one"], "b": ["word " * 254, "word " * 255]})
     report = inspect(path, count_tokens=lambda texts: [len(text.split()) + 2 for text in texts])
-    assert report.n_cut == 2 and "2 of 4 texts (50.0%) are longer than 128 tokens" in report.format()
+    assert report.n_cut == 2 and "2 of 4 texts (50.0%) are longer than 256 tokens" in report.format()
 
 
 def test_f7_half_characters_are_found_by_inspect(tmp_path):

@@ -161,6 +161,17 @@ def test_picture_files_in_the_size_and_colour_asked_for_and_arrays_in_one_shape(
         FewShotClassifier(size="x").fit(files, [0, 0, 1, 1])
 
 
+def test_only_texts_that_a_known_encoder_reads_are_cut():
+    points, pictures = np.eye(4), np.zeros((4, 5, 6))
+    for given, kind in ((points, "features"), (pictures, "pictures")):
+        with pytest.raises(ValueError, match=f"`max_tokens` is 9, and {kind} have no tokens: leave it out"):
+            FewShotClassifier(max_tokens=9).fit(given, [0, 0, 1, 1])
+    with pytest.raises(ValueError, match="`max_tokens` is 9, and an encoder of your own has its own: leave"):
+        FewShotClassifier(encoder=nn.Linear(2, 2), max_tokens=9).fit(["a", "b"], [0, 1])
+    with pytest.raises(ValueError, match="`max_tokens` is 999: choose 3 to 512"):
+        FewShotClassifier(max_tokens=999).fit(["a", "b"], [0, 1])
+
+
 def test_an_encoder_of_ones_own_takes_pictures_of_any_number_type():
     torch.manual_seed(0)
     pictures = np.random.default_rng(0).random((6, 28, 28))

@@ -197,6 +197,19 @@ def test_another_network_or_encoder_of_the_same_name_is_refused(tmp_path):
         FewShotClassifier.load(tmp_path, method=RelationalNetwork(rounds=1).eval())
 
 
+def test_texts_are_cut_where_they_were_and_a_folder_that_does_not_say_it_is_read(tmp_path):
+    texts, labels = ["a late parcel " * 80, "cheap " * 200, "my parcel", "the price"], ["post", "money"] * 2
+    asked = ["late " * 150 + "cheap " * 150]
+    for folder, max_tokens in (("own", None), ("short", 20), ("older", saving.UNWRITTEN)):
+        clf = FewShotClassifier(max_tokens=max_tokens).fit(texts, labels)
+        clf.save(tmp_path / folder)
+        if folder == "older":
+            signed(tmp_path / folder, lambda about: about["encoder"].pop("max_tokens"))
+        again = FewShotClassifier.load(tmp_path / folder)
+        assert again.max_tokens == again.encoder_.max_tokens == (max_tokens or 256)
+        assert_array_equal(again.predict_proba(asked), clf.predict_proba(asked))
+
+
 def test_no_pickle_is_read(tmp_path):
     FewShotClassifier().fit(POINTS, LABELS).save(tmp_path)
     (tmp_path / "classifier.safetensors").write_bytes(pickle.dumps(POINTS))

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from fewshot_lib import FewShotClassifier
 from fewshot_lib.classifier import tuning
 from fewshot_lib.classifier.tuning import TunedEncoder, leave_one_out_loss, tune, with_adapters
+from fewshot_lib.course.labelling import _about
 from fewshot_lib.encoders import TextEncoder, encode
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] this is about . graph node edge signal wave sound the of in".split()
@@ -115,11 +116,14 @@ def test_every_example_is_answered_by_an_encoder_that_has_not_seen_it(tiny, monk
     assert set.intersection(*of_folds) == set()  # each text is left out once
     assert of_all == set(X) and isinstance(clf.encoder_, TunedEncoder)  # as good as the frozen one: no veto
     assert clf.tuning_["frozen"] == pytest.approx(clf.tuning_["tuned"]) == clf.accuracy_
+    share = f"{clf.accuracy_:.1%}"
+    assert f"The encoder was tuned: {share} of held-out examples are right, {share}" in "".join(_about(clf))
     monkeypatch.setattr(tuning, "clearly_better", lambda a, b: True)
     with pytest.warns(UserWarning, match="keeps the frozen encoder: with it"):
         clf.fit(X, Y, tune_encoder=True)
     assert_array_equal(clf.predict_proba(X), frozen.predict_proba(X))
     assert (clf.accuracy_, clf.encoder_) == (frozen.accuracy_, tiny)
+    assert "tuned" not in "".join(_about(clf))
 
 
 def test_a_tuned_classifier_is_judged_by_the_folds_and_loads_to_the_bit(tiny, tmp_path, monkeypatch):

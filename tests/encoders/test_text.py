@@ -1,5 +1,7 @@
 """Text encoders: padding does not matter, weights are verified, token ids, adapters alone are trained."""
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -55,6 +57,28 @@ def test_texts_are_cut_to_max_tokens_and_the_fingerprint_knows(minilm):
     short = TextEncoder(max_tokens=5)
     assert not torch.allclose(encode(short, TEXTS), encode(minilm, TEXTS), atol=1e-3)
     assert encoder_fingerprint(short) != encoder_fingerprint(minilm)
+
+
+@pytest.mark.parametrize(
+    ("of_sentences", "of_tokenizer", "cut"),
+    [
+        ({"max_seq_length": 40}, 300, 40),
+        ({"max_seq_length": 9999}, 300, 512),  # of the positions
+        ({"do_lower_case": True}, 300, 300),
+        (None, 300, 300),
+        (None, int(1e30), 512),
+    ],
+)
+def test_texts_are_cut_where_the_encoder_was_published_to(minilm, tmp_path, of_sentences, of_tokenizer, cut):
+    assert minilm.max_tokens == 256 < minilm.n_positions == 512
+    minilm.model.save_pretrained(tmp_path)
+    minilm.tokenizer.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": of_tokenizer}))
+    if of_sentences is not None:
+        (tmp_path / "sentence_bert_config.json").write_text(json.dumps(of_sentences))
+    assert TextEncoder(tmp_path).max_tokens == cut
+    assert TextEncoder(tmp_path, 20).max_tokens == 20
 
 
 def test_foreign_and_missing_weights_are_refused(monkeypatch):

@@ -30,6 +30,7 @@ from fewshot_lib.data.sources import Source
 WAYS = (2, 5, 10, 20)
 ENOUGH = 16  # 1 shot and the usual 15 queries
 SHOWN = 16  # classes of a split that are listed, unless all are asked for
+READ = 256  # tokens of a text that the course's encoder reads
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Counter = Callable[[list[str]], Sequence[int]]
@@ -53,7 +54,7 @@ class Report:
     unit: str = "line"
     notes: Sequence[str] = ()
     count_tokens: Counter | None = None
-    max_tokens: int = 128
+    max_tokens: int = READ
 
     def __post_init__(self) -> None:
         labels = self.data.labels.tolist()
@@ -183,7 +184,7 @@ def inspect(
     source: ClassDataset | Path | str | Mapping[str, Any],
     *,
     count_tokens: Counter | None = None,
-    max_tokens: int = 128,
+    max_tokens: int = READ,
     **options: Any,
 ) -> Report:
     """A report on what ``load(source, **options)`` returns, or on a data set that is loaded already.

@@ -49,8 +49,8 @@ def test_a16_keys_and_column_names_are_no_texts(texts, minilm):
 
 
 def test_f8_texts_that_are_cut_are_counted_once_a_call_and_also_from_the_cache(minilm, own_cache):
-    texts = ["short"] * 5 + ["word " * 200] * 2
-    with pytest.warns(UserWarning, match="2 of 7 texts are longer than 128 tokens.*here up to 512") as said:
+    texts = ["short"] * 5 + ["word " * 300] * 2
+    with pytest.warns(UserWarning, match="2 of 7 texts are longer than 256 tokens.*here up to 512") as said:
         encode(minilm, texts)
     assert len(said) == 1 and said[0].filename == __file__
     data = ClassDataset(texts, torch.zeros(7, dtype=torch.int64), ["a"], {})
@@ -60,6 +60,6 @@ def test_f8_texts_that_are_cut_are_counted_once_a_call_and_also_from_the_cache(m
         assert len(said) == 1 and said[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        encode(minilm, ["word " * 126])
+        encode(minilm, ["word " * 254])
     assert count_tokens(["word " * 126, "word " * 127, ""]).tolist() == [128, 129, 2]
     assert minilm.count_tokens(["a b"]).tolist() == [4]

@@ -10,7 +10,7 @@ from .helpers import CLASSES, Bag, run, write
 @pytest.fixture
 def bag(monkeypatch):
     encoder = Bag()
-    monkeypatch.setattr("fewshot_lib.classifier.inputs.text_encoder", lambda source: encoder)
+    monkeypatch.setattr("fewshot_lib.classifier.inputs.text_encoder", lambda source, max_tokens: encoder)
 
 
 @pytest.fixture

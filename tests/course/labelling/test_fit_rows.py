@@ -2,7 +2,9 @@
 
 import pytest
 
-from .helpers import CLASSES, run, write
+from fewshot_lib.classifier import inputs
+
+from .helpers import CLASSES, Bag, run, write
 
 
 def test_rows_without_text_or_label_are_left_out_where_that_is_asked_for(bag, tmp_path):
@@ -12,6 +14,15 @@ def test_rows_without_text_or_label_are_left_out_where_that_is_asked_for(bag, tm
         run("fit", table, "--out", tmp_path / "model")
     run("fit", table, "--out", tmp_path / "model", "--drop-empty")
     assert (tmp_path / "model" / "classifier.json").exists()
+
+
+def test_texts_are_cut_where_that_is_asked_for(bag, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(inputs, "text_encoder", lambda source, max_tokens: asked.append(max_tokens) or Bag())
+    table = write(tmp_path / "train.csv", [["text", "label"], *[[w, c] for c, w in CLASSES.items()]])
+    run("fit", table, "--out", tmp_path / "model", "--max-tokens", 40)
+    run("fit", table, "--out", tmp_path / "model")
+    assert asked == [40, None]
 
 
 def test_unlabelled_rows_are_learnt_from_and_a_file_of_another_kind_is_refused(bag, tmp_path, capsys):
