@@ -19,12 +19,13 @@ import argparse
 from pathlib import Path
 
 import torch
-from own_data_parts import auto, choose, compare, suggest, unknown, unlabelled
+from own_data_parts import auto, choose, compare, cut, suggest, unknown, unlabelled
 
 from fewshot_lib.encoders import TextEncoder
 
 PARTS = {
     "compare": compare,
+    "cut": cut,
     "unlabelled": unlabelled,
     "auto": auto,
     "unknown": unknown,

@@ -17,13 +17,13 @@ from fewshot_lib.prototypes import NamesAsExamples, cosine_prototypes, name_mix,
 INTRODUCTION = """# A few examples of all classes at once
 
 Made by `python benchmarks/own_data.py`, part by part (`--help`). HWU64 with all its 64 classes, the other
-sets with the test classes of their default splits and the first 200 texts of each; frozen all-MiniLM-L6-v2
-(128 tokens). Of each draw the examples are the training set and all other texts the test. Accuracy in %; in
-brackets how many points *names as examples* is better on the same draws, with the 95 % interval over draws.
-Inductive; nothing is trained but the head. The settings were chosen on training and validation classes
-(last section). An earlier form of the trust in names was measured on test classes of Amazon, Reuters, 20
-Newsgroups and HuffPost first; this one was then chosen on the other classes. HWU64 had no part in a choice.
-SetFit on the same draws: [setfit_peer.md](setfit_peer.md).
+sets with the test classes of their default splits and the first 200 texts of each; frozen all-MiniLM-L6-v2,
+which reads 256 tokens of a text. Of each draw the examples are the training set and all other texts the test.
+Accuracy in %; in brackets how many points *names as examples* is better on the same draws, with the 95 %
+interval over draws. Inductive; nothing is trained but the head. The settings were chosen on training and
+validation classes, with 128 tokens (last section). An earlier form of the trust in names was measured on test
+classes of Amazon, Reuters, 20 Newsgroups and HuffPost first; this one was then chosen on the other classes.
+HWU64 had no part in a choice. SetFit on the same draws: [setfit_peer.md](setfit_peer.md).
 """
 
 

@@ -66,7 +66,7 @@ def add_commands(commands: Any, data_options: Mapping[str, dict[str, Any]]) -> N
     fit.add_argument("--method", choices=("default", "auto"), default="default", help="who answers")
     fit.add_argument("--unlabelled", type=Path, metavar="FILE", help=f"learn from these too: {POOL}")
     tuned = "fine-tune the encoder, too, unless held-out examples speak against it: minutes"
-    cut = "after how many tokens to stop reading a text (default: 256; up to 512, which takes longer)"
+    cut = "after how many tokens to stop reading a text (default: 256; at most 512)"
     fit.add_argument("--max-tokens", type=int, metavar="N", help=cut)
     fit.add_argument("--tune-encoder", action="store_true", help=tuned)
     fit.add_argument("--no-names", action="store_true", help="the labels are codes: do not read them")

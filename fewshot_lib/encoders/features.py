@@ -96,8 +96,8 @@ def warn_of_cut(n: int, total: int, most: int, fix: str, stacklevel: int = 3) ->
 def _warn_of_cut(encoder: nn.Module, n: int, total: int) -> None:
     most = getattr(encoder, "max_tokens", 0)
     room = getattr(encoder, "n_positions", None) or most
-    fix = f"raise `max_tokens`, here up to {room}, " if room > most else ""
-    warn_of_cut(n, total, most, f"{fix}{'or ' if fix else ''}give the part of the texts that matters", 4)
+    fix = f", or raise `max_tokens`, here up to {room}" if room > most else ""
+    warn_of_cut(n, total, most, f"give the part of the texts that matters{fix}", 4)
 
 
 def encode(encoder: nn.Module, inputs: Any, batch_size: int = 256, label: str = "") -> Tensor:
