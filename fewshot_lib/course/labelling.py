@@ -54,7 +54,7 @@ def add_commands(commands: Any, data_options: Mapping[str, dict[str, Any]]) -> N
 
     def add(name: str, function: Any, purpose: str, options: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=purpose, description=f"{purpose.capitalize()}.")
-        command.set_defaults(function=function)
+        command.set_defaults(function=_noted()(function))
         for option in options.split():
             command.add_argument(option, **data_options[option])
         return command
@@ -287,12 +287,20 @@ def _load(folder: Path) -> "FewShotClassifier":
 
 @contextmanager
 def _noted() -> Iterator[None]:
-    """What is warned of inside is printed as notes, at the end."""
+    """What is warned of inside is printed as notes, at the end, each once: also what every chunk says."""
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+        warnings.simplefilter("always", UserWarning)
         yield
-    for warning in caught:
-        _note(str(warning.message))
+    if not caught:
+        return
+    from fewshot_lib.encoders import TextsCut
+
+    groups: dict[str, list[Any]] = {}
+    for found in (warning.message for warning in caught):
+        groups.setdefault(found.what if isinstance(found, TextsCut) else str(found), []).append(found)
+    for what, group in groups.items():
+        cut = sum(found.n for found in group if isinstance(found, TextsCut))
+        _note(f"{cut:,} {what}" if cut and len(group) > 1 else str(group[0]))
 
 
 def _note(text: str) -> None:

@@ -7,6 +7,7 @@ they take seconds.
 """
 
 from fewshot_lib.encoders.features import (
+    TextsCut,
     by_length,
     check_texts,
     encode,

@@ -86,11 +86,19 @@ def n_cut(encoder: nn.Module, texts: Sequence[str]) -> int:
     return int((count(long) > most).sum()) if long else 0
 
 
+class TextsCut(UserWarning):
+    """Says that n of ``total`` texts are longer than an encoder reads; ``what``: the rest of the sentence."""
+
+    def __init__(self, n: int, total: int, what: str) -> None:
+        super().__init__(f"{n:,} of {total:,} {what}")
+        self.n, self.what = n, what
+
+
 def warn_of_cut(n: int, total: int, most: int, fix: str, stacklevel: int = 3) -> None:
     """Says that n of ``total`` texts are longer than ``most`` tokens, unless it is less than one in 1,000."""
     if n * 1000 >= max(total, 1):
-        found = f"{n:,} of {total:,} texts are longer than {most} tokens, and the rest of them is not read"
-        warnings.warn(f"{found}: {fix}.", stacklevel=stacklevel)
+        what = f"texts are longer than {most} tokens, and the rest of them is not read: {fix}."
+        warnings.warn(TextsCut(n, total, what), stacklevel=stacklevel)
 
 
 def _warn_of_cut(encoder: nn.Module, n: int, total: int) -> None:

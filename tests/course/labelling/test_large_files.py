@@ -4,10 +4,11 @@ import gzip
 import json
 
 import pytest
+import torch
 
-from fewshot_lib.course import labelling_inputs
+from fewshot_lib.course import labelling, labelling_inputs
 
-from .helpers import run
+from .helpers import Bag, run, write
 
 
 @pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "cp1252"])
@@ -36,6 +37,21 @@ def test_a_large_file_of_json_is_streamed_by_its_lines_or_that_it_is_not_is_said
         run("predict", model, tmp_path / name, "--out", tmp_path / f"{name}.csv")
         assert ("all of it is read at once" in capsys.readouterr().err) == said
     assert (tmp_path / "lines.jsonl.csv").read_bytes() == (tmp_path / "array.json.csv").read_bytes()
+
+
+def test_texts_that_are_cut_are_counted_over_all_chunks(model, tmp_path, monkeypatch, capsys):
+    def count_tokens(self, texts):
+        return torch.tensor([len(text.split()) for text in texts])
+
+    monkeypatch.setattr(Bag, "count_tokens", count_tokens, raising=False)
+    rows = [["late " * (30 if i % 3 == 0 else 3)] for i in range(9)]
+    table = write(tmp_path / "new.csv", [["text"], *rows])
+    for chunk, said in ((100, "3 of 9 texts"), (4, "3 texts")):
+        monkeypatch.setattr(labelling, "CHUNK", chunk)
+        run("predict", model, table, "--out", tmp_path / f"{chunk}.csv")
+        assert f"note: {said} are longer than 9 tokens" in capsys.readouterr().err
+    run("evaluate", model, write(tmp_path / "test.csv", [["text", "label"], ["cheap " * 30, "price"]]))
+    assert "note: 1 of 1 texts are longer" in capsys.readouterr().err
 
 
 def test_a_large_file_with_a_damaged_place_is_refused_by_its_line(model, tmp_path, monkeypatch):
