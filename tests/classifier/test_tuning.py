@@ -1,5 +1,7 @@
 """Tuning the encoder: its loss by hand, what stays as it was, and that no example answers for itself."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -99,6 +101,18 @@ def test_few_examples_are_read_more_often_so_that_the_steps_suffice(tiny, monkey
     monkeypatch.setattr(tuning, "leave_one_out_loss", spy)
     tune(tiny, (X * 5)[:n], torch.arange(n) % 2, None, 2)
     assert len(calls) == steps and sum(calls) % n == 0
+
+
+def test_training_reads_the_beginnings_of_long_texts_and_says_nothing_of_it(tiny, monkeypatch):
+    monkeypatch.setattr(tuning, "TRAINED_ON", 5)
+    labels, ends = torch.arange(36) // 18, [f"{text} " + " the graph" * 4 for text in X]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        short, long = (tune(tiny, texts, labels, None, 2) for texts in (X, ends))
+    for name, p in short.adapters().items():
+        assert torch.equal(p, long.adapters()[name])
+    assert short.tuned.max_tokens == tiny.max_tokens == 16
+    assert not torch.allclose(encode(short, X), encode(long, ends), atol=1e-3)
 
 
 def test_every_example_is_answered_by_an_encoder_that_has_not_seen_it(tiny, monkeypatch):
