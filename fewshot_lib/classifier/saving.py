@@ -104,7 +104,7 @@ def load(classifier: Any, folder: Path, method: Method | None, encoder: nn.Modul
     classifier.n_examples_ = np.bincount(classifier.labels_.numpy(), minlength=len(classifier.classes_))
     classifier.method_ = classifier.method = _restored(about["method"], method, tensors)
     classifier.encoder = encoder or (about["encoder"] or {}).get("source")
-    classifier.max_tokens = _max_tokens(about)
+    classifier.max_tokens = _max_tokens(about) if encoder is None else None
     adapters = {
         name.removeprefix("adapter."): p for name, p in tensors.items() if name.startswith("adapter.")
     }

@@ -177,7 +177,8 @@ def published_length(source: str, of_tokenizer: int, positions: int | None) -> i
     with extra("text"):
         from transformers.utils.hub import cached_file
 
-    missing_is_none = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "gated_repo")}
+    whatever = ("missing_entries", "connection_errors", "gated_repo")
+    missing_is_none = {f"_raise_exceptions_for_{what}": False for what in whatever}
     most = min(of_tokenizer, LONGEST if positions is None else positions, LONGEST)
     if (path := cached_file(source, "sentence_bert_config.json", **missing_is_none)) is None:
         return most

@@ -208,6 +208,10 @@ def test_texts_are_cut_where_they_were_and_a_folder_that_does_not_say_it_is_read
         again = FewShotClassifier.load(tmp_path / folder)
         assert again.max_tokens == again.encoder_.max_tokens == (max_tokens or 256)
         assert_array_equal(again.predict_proba(asked), clf.predict_proba(asked))
+    given = FewShotClassifier.load(
+        tmp_path / "short", encoder=clf.set_params(max_tokens=20).fit(texts, labels).encoder_
+    )
+    assert given.max_tokens is None and given.encoder_.max_tokens == 20
 
 
 def test_no_pickle_is_read(tmp_path):
