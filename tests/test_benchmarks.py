@@ -77,9 +77,12 @@ def test_setfit_is_compared_on_the_draws_that_both_have(side_by_side, tmp_path):
         ]
     ]
     path = tmp_path / "results.jsonl"
-    path.write_text("\n".join(map(json.dumps, fits)), encoding="utf-8")
+    untimed = {"method": "default, 128 tokens", "dataset": "a", "shots": 1, "draw": 0, "precision": "float32"}
+    path.write_text("\n".join(map(json.dumps, [*fits, untimed])), encoding="utf-8")
     rows = side_by_side.classifier.measure(path)
     assert rows == [["a", "1", "1", "1.00", "300.0", "float32", "**300**"]]
+    recorded = side_by_side.classifier.measure(FOLDER.parent / "results" / "setfit.jsonl")
+    assert {tuple(row[:2]) for row in recorded} >= {("amazon", str(shots)) for shots in (1, 2, 4)}
 
 
 @pytest.mark.slow

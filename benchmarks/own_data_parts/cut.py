@@ -16,7 +16,7 @@ INTRODUCTION = """## Where to cut
 `cut`: all training and validation classes, the first 60 texts of each, of the sets with long texts; accuracy
 of the default in % with the first 256 tokens of every text, as its encoder was published, and points gained
 or lost with the first 128 (on such texts it was trained) and the first 512 (all that it has positions for);
-paired, with 95 % intervals over draws.
+paired, with 95 % intervals over draws. In bfloat16 (`FEWSHOT_BF16=1`).
 """
 
 

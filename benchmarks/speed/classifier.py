@@ -23,6 +23,8 @@ def measure(recorded: Path) -> list[list[str]]:
     fits: dict[tuple, dict[int, float]] = defaultdict(dict)
     for line in recorded.read_text(encoding="utf-8").splitlines():
         fit = json.loads(line)
+        if "cpu_seconds" not in fit:  # only its accuracy was measured
+            continue
         precision = fit["precision"] if fit["method"] == "setfit" else ""
         fits[fit["method"], fit["dataset"], fit["shots"], precision][fit["draw"]] = fit["cpu_seconds"]
     rows = []

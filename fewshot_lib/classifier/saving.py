@@ -176,13 +176,18 @@ def _misfit(about: dict[str, Any], tensors: dict[str, Tensor]) -> str | None:
         "`temperature`": 0 < about["temperature"] < float("inf"),
         "`names`": about["names"] is None or len(about["names"]) == n_way,
         "`method`": isinstance(about["method"].get("settings", {}), dict),
-        "`encoder`": about["encoder"] is None
-        or about["encoder"].keys() - {"max_tokens"} == {"source", "own", "sha256"},
+        "`encoder`": about["encoder"] is None or _is_encoder(about["encoder"]),
         "the range of `labels_`": bool(((tensors["labels_"] >= 0) & (tensors["labels_"] < n_way)).all()),
         **{f"the shape of `{name}`": tuple(tensors[name].shape) == shapes[name] for name in expected},
         **{f"NaN in `{name}`": bool(tensors[name].isfinite().all()) for name in expected},
     }
     return next((name for name, right in fits.items() if not right), None)
+
+
+def _is_encoder(described: dict[str, Any]) -> bool:
+    known = described.keys() - {"max_tokens"} == {"source", "own", "sha256"}
+    source, most = described.get("source"), described.get("max_tokens", UNWRITTEN)
+    return known and (source is None or isinstance(source, str)) and type(most) is int
 
 
 def _checksum(description: dict[str, Any]) -> str:

@@ -139,7 +139,12 @@ def signed(folder, change=lambda about: None, **numbers):
         ({"method": {"settings_of": "Popen", "settings": {"args": "ls"}}}, "unknown to this library"),
         ({"method": {"settings_of": "FineTuning", "settings": {"args": "ls"}}}, "unknown to this library"),
         ({"method": {"name": "eval", "own": False}}, "unknown to this library"),
-        ({"encoder": {"source": "/", "own": False}}, "`encoder`"),
+        ({"encoder": {"source": "/", "own": False}}, "`encoder` is not as this library"),
+        ({"encoder": {"source": ["/"], "own": False, "sha256": "0"}}, "`encoder` is not as this library"),
+        (
+            {"encoder": {"source": "minilm", "own": False, "sha256": "0", "max_tokens": [9]}},
+            "`encoder` is not as this library",
+        ),
     ],
 )
 def test_a_description_with_the_right_checksum_is_not_trusted_either(tmp_path, changed, message):

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from fewshot_lib.data.checks.inspect import READ
 from fewshot_lib.encoders import (
     TextEncoder,
     TokenEncoder,
@@ -70,7 +71,7 @@ def test_texts_are_cut_to_max_tokens_and_the_fingerprint_knows(minilm):
     ],
 )
 def test_texts_are_cut_where_the_encoder_was_published_to(minilm, tmp_path, of_sentences, of_tokenizer, cut):
-    assert minilm.max_tokens == 256 < minilm.n_positions == 512
+    assert minilm.max_tokens == READ == 256 < minilm.n_positions == 512
     minilm.model.save_pretrained(tmp_path)
     minilm.tokenizer.save_pretrained(tmp_path)
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
