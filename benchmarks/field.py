@@ -2,7 +2,7 @@
 
     FEWSHOT_BF16=1 python benchmarks/field.py [--sets huffpost reuters 20news amazon hwu64]
         [--families bao metaprompting metaprompter] [--shots 1 5] [--encoders minilm mpnet] [--tuned]
-        [--rows ...] [--seeds 0 1 2] [--choose] [--out build/field]
+        [--max-tokens 384] [--rows ...] [--seeds 0 1 2] [--choose] [--out build/field]
 
 5-way, 1 and 5 shots, 15 queries per class, 1,000 saved test episodes, the same for all methods. Encoders are
 frozen (``field_data.py``: texts, features, episodes; ``field_rows.py``: the methods). A model that is trained
@@ -66,6 +66,8 @@ class Field:
         """Of the file of a cell."""
         slug = "".join(letter if letter.isalnum() else "-" for letter in row)
         kind = self.encoder.name + "-lora" * (self.encoder.tuned != "frozen")
+        if self.encoder.max_tokens != fd.MAX_TOKENS:
+            kind += f"-{self.encoder.max_tokens}tokens"
         return self.out / self.family / name / f"{kind}-{n_shot}shot-{slug}-{seed}.json"
 
     def how(self, name: str, n_shot: int, row: str, seed: int) -> Cell:
@@ -88,7 +90,7 @@ class Field:
             "n_query": episodes.n_query,
             "episodes": len(episodes),
             "texts": fd.texts_of_test_classes(name),
-            "max_tokens": fd.MAX_TOKENS,
+            "max_tokens": self.encoder.max_tokens,
             "precision": "bfloat16" if bfloat16 else "float32",
             "features": prepared.space,
             "fingerprint": episodes.fingerprint()[:16],
@@ -205,6 +207,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", nargs="+", choices=list(all_of_them), default=list(all_of_them))
     parser.add_argument("--shots", nargs="+", type=int, choices=fd.SHOTS, default=list(fd.SHOTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of what is trained")
+    parser.add_argument("--max-tokens", type=int, default=fd.MAX_TOKENS, help="that encoders read of a text")
     parser.add_argument("--tuned", action="store_true", help="encoders with adapters instead")
     parser.add_argument(
         "--choose", action="store_true", help="measure nothing: settings on validation classes"
@@ -229,8 +232,13 @@ def encoders_of(family: str, options: argparse.Namespace) -> list[tuple[fd.Encod
     """The encoders asked for, and the seeds of the models on each: a tuned one has a seed itself."""
     if options.tuned:
         asked = [(name, seed) for name in options.encoders for seed in options.seeds]
-        return [(fd.TunedEncoder(name, family, seed, options.features), [seed]) for name, seed in asked]
-    return [(fd.Encoder(name, options.features), options.seeds) for name in options.encoders]
+        return [
+            (fd.TunedEncoder(name, family, seed, options.features, options.max_tokens), [seed])
+            for name, seed in asked
+        ]
+    return [
+        (fd.Encoder(name, options.features, options.max_tokens), options.seeds) for name in options.encoders
+    ]
 
 
 if __name__ == "__main__":

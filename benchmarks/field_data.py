@@ -1,8 +1,9 @@
 """What ``field.py`` measures on: texts, features, class names and saved episodes of the published sets.
 
 Of each class a random order is fixed, and its first texts take part: ``TEXTS`` of a test class, ``OTHERS`` of
-a training or validation class (of Reuters all 20). Encoders read 200 tokens. Features are kept block by block
-of 60 texts in bfloat16, so that an interruption costs a minute and more texts later cost only these.
+a training or validation class (of Reuters all 20). Encoders read 200 tokens, unless more are asked for.
+Features are kept block by block of 60 texts in bfloat16, so that an interruption costs a minute and more
+texts later cost only these.
 """
 
 from __future__ import annotations
@@ -83,18 +84,18 @@ class Encoder:
 
     tuned, seed = "frozen", 0
 
-    def __init__(self, name: str, folder: Path | None = None) -> None:
+    def __init__(self, name: str, folder: Path | None = None, max_tokens: int = MAX_TOKENS) -> None:
         self.name = self.key = name
-        self.folder = folder or cache_dir("field")
+        self.folder, self.max_tokens = folder or cache_dir("field"), max_tokens
 
     @functools.cached_property
     def model(self) -> TextEncoder:
-        return TextEncoder(self.name, max_tokens=MAX_TOKENS).to(pick_device())
+        return TextEncoder(self.name, max_tokens=self.max_tokens).to(pick_device())
 
     @property
     def frozen(self) -> Encoder:
         """The encoder as it came."""
-        return self
+        return Encoder(self.name, self.folder, self.max_tokens)
 
     def features(self, dataset: ClassDataset) -> Tensor:
         """Of the examples of ``thinned(dataset)``, (n, d)."""
@@ -105,7 +106,7 @@ class Encoder:
 
     def kept(self, name: str, texts: list[str]) -> Tensor:
         """Features (n, d) of some texts, from a file of this name or newly computed."""
-        content = hashlib.sha256(repr((MAX_TOKENS, texts)).encode()).hexdigest()
+        content = hashlib.sha256(repr((self.max_tokens, texts)).encode()).hexdigest()
         path = self.folder / self.key / f"{name}-{content[:12]}.safetensors"
         tensors, _ = cached_tensors(
             path, lambda: ({"features": encode(self.model, texts, 10).bfloat16()}, {})
@@ -116,8 +117,10 @@ class Encoder:
 class TunedEncoder(Encoder):
     """An encoder with LoRA adapters, trained on the training classes of all sets of a family."""
 
-    def __init__(self, name: str, family: str, seed: int, folder: Path | None = None) -> None:
-        super().__init__(name, folder)
+    def __init__(
+        self, name: str, family: str, seed: int, folder: Path | None = None, max_tokens: int = MAX_TOKENS
+    ) -> None:
+        super().__init__(name, folder, max_tokens)
         self.family, self.seed = family, seed
         self.tuned = f"LoRA, {TUNING[name]['n_steps']} steps"
         self.key = f"{name}-lora-{TUNING[name]['n_steps']}-{trained_alike(family)[0]}-{seed}"
@@ -125,16 +128,12 @@ class TunedEncoder(Encoder):
     @functools.cached_property
     def model(self) -> TextEncoder:
         datasets = [thinned(load(name, self.family)) for name in SETS if has_family(name, self.family)]
-        text = TextEncoder(self.name, max_tokens=MAX_TOKENS).to(pick_device())
+        text = TextEncoder(self.name, max_tokens=self.max_tokens).to(pick_device())
         self.folder.mkdir(parents=True, exist_ok=True)
         checkpoint = self.folder / f"{self.key}.pt"
         tuned = tuned_encoder(datasets, self.name, seed=self.seed, checkpoint=checkpoint, **TUNING[self.name])
         text.model = tuned.model
         return text
-
-    @property
-    def frozen(self) -> Encoder:
-        return Encoder(self.name, self.folder)
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,14 @@ A fit is timed from the texts to the classifier that can answer, weights loaded 
 before; of the default that includes its estimate of its own accuracy. Seconds are those of the process's CPU
 on one thread: others were busy on the machine.
 
-On a GPU only SetFit is run, and its seconds are not compared. ``--bfloat16`` runs SetFit's tuning and its
-answers under autocast on a CPU, which takes half of the time here; the page says how much the accuracies
-differ from those of the defaults (float32) where both were run. Results go to ``--out`` one by one, a line of
-JSON each, what is there is not computed again, and ``--page`` prints their tables.
+On a GPU only SetFit is run, by the loop of ``setfit_steps.py``, all draws side by side (if memory is short,
+ask for fewer ``--draws`` at a time), and its seconds are not compared. Matrices are multiplied in TF32, the
+answers are given in float32. ``--bfloat16`` runs the package's tuning and answers under autocast on a CPU,
+which takes half of the time here. The page says how much the accuracies of two arithmetics differ where draws
+were run in both, and takes the more exact one of a draw.
+
+Results go to ``--out`` one by one, a line of JSON each, what is there is not computed again, and ``--page``
+prints their tables.
 """
 
 from __future__ import annotations
@@ -35,15 +39,20 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from own_data_draws import Set, chosen, compared, interval
+from setfit_steps import tuned
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from fewshot_lib import data
 from fewshot_lib.classifier import FewShotClassifier
-from fewshot_lib.encoders import TextEncoder, encode
+from fewshot_lib.core import pick_device
+from fewshot_lib.encoders import TextEncoder, TokenEncoder, encode, tokenise
 from fewshot_lib.encoders.text import minilm_path
 
 N_TESTED, RESULTS = 1500, Path("results/setfit.jsonl")
+ON_GPU = "TF32"
 DEFAULT, SETFIT = "default", "setfit"
 
 
@@ -109,6 +118,33 @@ def of_setfit(
         return np.asarray(model.predict(asked)), taken
 
 
+def of_steps(name: str, n_shot: int, draws: list[int]) -> Iterator[dict[str, Any]]:
+    """What ``of_setfit`` would measure, on a GPU, all draws side by side; the head is the package's."""
+    drawn = [examples(name, n_shot, draw, *compared(name)) for draw in draws]
+    if not drawn:
+        return
+    encoder = TextEncoder().to(pick_device())
+    torch.backends.cuda.matmul.allow_tf32 = True
+    with clock() as taken:
+        encoders = tuned(encoder, [each[0] for each in drawn], [each[1] for each in drawn])
+    together = {"side_by_side": len(draws), "seconds_of_all": taken["seconds"]}
+    torch.backends.cuda.matmul.allow_tf32 = False
+    for draw, own, (texts, labels, asked, truth) in zip(draws, encoders, drawn, strict=True):
+        seen, new = (
+            features_of(own, tokenise(encoder, some).to(encoder.model.device)) for some in (texts, asked)
+        )
+        answers = LogisticRegression().fit(seen, labels).predict(new)
+        row = {"dataset": name, "shots": n_shot, "draw": draw, "method": SETFIT}
+        accuracy = 100 * float((answers == np.array(truth)).mean())
+        yield row | {"accuracy": round(accuracy, 4), "tested": len(truth), **together}
+
+
+def features_of(encoder: TokenEncoder, ids: Tensor) -> np.ndarray:
+    """Of length 1, as all-MiniLM-L6-v2 gives them in sentence-transformers: ids (n, L) -> (n, d)."""
+    with torch.no_grad():
+        return F.normalize(encoder.in_batches(ids, 128)).cpu().numpy()
+
+
 @contextlib.contextmanager
 def clock() -> Any:
     """Fills a dictionary with the seconds of what is done inside: by the wall, and of this process."""
@@ -127,9 +163,14 @@ def measure(options: argparse.Namespace) -> None:
     encoder = Remembering()
     known = {(r["dataset"], r["shots"], r["draw"], r["method"], r["precision"]) for r in results(options.out)}
     kinds = [(DEFAULT, "float32"), (SETFIT, "bfloat16" if options.bfloat16 else "float32")]
-    if torch.cuda.is_available():  # the default is measured where it is meant to run
-        kinds = [(SETFIT, f"float32, {torch.cuda.get_device_name()}")]
     draws = range(options.first, options.first + options.draws)
+    if torch.cuda.is_available():  # the default is measured where it is meant to run
+        used = f"{ON_GPU}, {torch.cuda.get_device_name()}"
+        for name, n_shot in itertools.product(options.datasets, options.shots):
+            missing = [draw for draw in draws if (name, n_shot, draw, SETFIT, used) not in known]
+            for row in of_steps(name, n_shot, missing):
+                keep(options.out, row | {"precision": used})
+        return
     for key in itertools.product(options.datasets, options.shots, draws, kinds):
         name, n_shot, draw, (method, used) = key
         if method not in options.methods or (name, n_shot, draw, method, used) in known:
@@ -178,10 +219,15 @@ def tables(rows: list[dict[str, Any]]) -> Iterator[str]:
 def of(
     found: dict[tuple, dict], name: str, n_shot: int, method: str, precision: str | None
 ) -> dict[int, dict]:
-    """The results of a method by draw; precision None: float32 where it was run, else what there is."""
-    wanted = sorted({key[4] for key in found}, key="float32".__eq__) if precision is None else (precision,)
+    """The results of a method by draw; precision None: float32 where it was run, else TF32, else the rest."""
+    wanted = sorted({key[4] for key in found}, key=exactness) if precision is None else (precision,)
     keys = [key for p in wanted for key in found if (*key[:2], *key[3:]) == (name, n_shot, method, p)]
     return {key[2]: found[key] for key in keys}
+
+
+def exactness(precision: str) -> int:
+    """Of two runs of a draw the one with more of it counts."""
+    return (precision == "float32") * 2 + precision.startswith(ON_GPU)
 
 
 def times(ours: dict[int, dict], theirs: dict[int, dict]) -> list[str]:
@@ -195,12 +241,14 @@ def times(ours: dict[int, dict], theirs: dict[int, dict]) -> list[str]:
 
 
 def precisions(found: dict[tuple, dict]) -> Iterator[str]:
-    """By how much bfloat16 changes SetFit's accuracy, where a draw was run in both."""
-    both = [key[:3] for key in found if key[3:] == (SETFIT, "bfloat16") and (*key[:4], "float32") in found]
-    if len(both) > 1:
-        accuracies = [[found[*k, SETFIT, p]["accuracy"] for k in both] for p in ("bfloat16", "float32")]
-        difference = interval([a - b for a, b in zip(*accuracies, strict=True)], ".2f")
-        yield f"\nSetFit in bfloat16 less SetFit in float32, {len(both)} draws run in both: {difference}."
+    """By how much its arithmetic changes SetFit's accuracy, where draws were run in two."""
+    kinds = sorted({key[4] for key in found if key[3] == SETFIT}, key=exactness)
+    for less, more in itertools.combinations(kinds, 2):
+        both = [key[:3] for key in found if key[3:] == (SETFIT, less) and (*key[:4], more) in found]
+        if len(both) > 1:
+            accuracies = [[found[*k, SETFIT, p]["accuracy"] for k in both] for p in (less, more)]
+            difference = interval([a - b for a, b in zip(*accuracies, strict=True)], ".2f")
+            yield f"\nSetFit in {less} less SetFit in {more}, {len(both)} draws run in both: {difference}."
 
 
 def main() -> None:

@@ -160,3 +160,54 @@ def test_an_interval_of_several_trainings_has_both_sources_and_of_one_that_over_
     both = over_seeds([one, both])
     of_seeds, of_episodes = half_width(right.mean(1)), half_width(right.mean(0))
     assert metaprompting.width(both) == pytest.approx((of_seeds**2 + of_episodes**2) ** 0.5)
+
+
+def test_setfits_pairs_are_all_that_there_are_as_many_positive_as_negative(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import setfit_steps
+
+    labels = list("aabbbc")
+    pairs, same = setfit_steps.pairs_of(labels)
+    agree = torch.tensor([labels[i] == labels[j] for i, j in pairs.tolist()])
+    assert torch.equal(agree, same == 1) and 2 * int(same.sum()) == len(same)
+    n_negative = sum(labels[i] != labels[j] for i in range(6) for j in range(i))
+    assert len(pairs) == 2 * n_negative  # the larger kind once, the other again and again
+    assert len({tuple(sorted(pair)) for pair in pairs.tolist()}) == 6 * 7 // 2  # a text with itself, too
+    assert sorted(setfit_steps.order_of(len(pairs)).tolist()) == list(range(len(pairs)))
+    rates = setfit_steps.rates_of(100)
+    assert rates[0] == 0 and rates[10] == rates.max() == pytest.approx(2e-5) and int(rates.argmax()) == 10
+    assert torch.allclose(rates[11:].diff(), rates[11:].diff()[0], rtol=1e-3, atol=0)
+
+
+@pytest.mark.slow
+def test_setfits_steps_bring_texts_of_a_class_together_and_leave_the_encoder_alone(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import setfit_steps
+
+    from fewshot_lib.encoders import TextEncoder
+
+    encoder, texts = TextEncoder(), ["a cat", "some money", "a dog", "a bank"]
+    before = encoder(texts)
+    (own,) = setfit_steps.tuned(encoder, [texts * 2], [["animal", "finance"] * 4])
+    assert torch.equal(encoder(texts), before) and not own.training
+    after = own(setfit_steps.tokenise(encoder, texts))
+    gaps = [
+        torch.cosine_similarity(f[0], f[2], 0) - torch.cosine_similarity(f[0], f[3], 0)
+        for f in (before, after)
+    ]
+    assert gaps[1] > gaps[0]
+
+
+def test_of_a_draw_run_in_two_arithmetics_the_more_exact_one_counts(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import setfit_peer
+
+    kinds = [("default", "float32"), ("setfit", "bfloat16"), ("setfit", "TF32, a GPU")]
+    rows = [
+        {"dataset": "a", "shots": 1, "draw": draw, "method": method, "precision": precision}
+        | {"accuracy": 50.0 + 10 * number + draw, "cpu_seconds": 1.0}
+        for draw in (0, 1)
+        for number, (method, precision) in enumerate(kinds)
+    ]
+    table, told = "\n".join(setfit_peer.tables(rows)), "draws run in both: -10.00"
+    assert "| 70.5 ± " in table and "60.5" not in table and "| -20.0 ± 0.0 |" in table and told in table

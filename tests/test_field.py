@@ -96,6 +96,32 @@ def test_an_interrupted_run_loses_nothing_and_goes_on(field, monkeypatch):
     assert len(asked) == 5 and len(whole) == 8  # two before, the third again, and the fourth
 
 
+def test_an_encoder_that_reads_more_of_a_text_has_cells_of_its_own(field):
+    before = field("--rows", "zero-shot", "--sets", "huffpost")
+    both = field("--rows", "zero-shot", "--sets", "huffpost", "--max-tokens", "384")
+    assert before.items() <= both.items()
+    new = [json.loads(both[path]) for path in both.keys() - before.keys()]
+    assert len(new) == len(before) and {cell["max_tokens"] for cell in new} == {384}
+    assert len({results.identity(json.loads(cell)) for cell in both.values()}) == len(both)
+
+
+def test_features_are_kept_apart_by_how_much_of_a_text_was_read(field, monkeypatch, tmp_path):
+    read = []
+
+    class Reading(field.module.fd.Encoder):
+        model = None
+
+    def encode(model, texts, batch_size):
+        read.append(texts)
+        return torch.zeros(len(texts), 4)
+
+    monkeypatch.setattr(field.module.fd, "encode", encode)
+    for max_tokens in (200, 384, 200):
+        assert Reading("mpnet", tmp_path, max_tokens).frozen.max_tokens == max_tokens
+        Reading("mpnet", tmp_path, max_tokens).kept("some", ["a text"])
+    assert read == [["a text"]] * 2  # the third is the first
+
+
 def test_another_setting_is_measured_again(field, monkeypatch):
     row = "balanced soft k-means with names (T)"
     before = field("--rows", row)

@@ -18,12 +18,12 @@ from fewshot_lib.course.results_page import Cell, page, telling
 from fewshot_lib.data.cache import atomic_write
 from fewshot_lib.data.reporting import DataError
 
-IDENTITY = ("family", "set", "encoder", "tuned", "method", "shots", "seed")
+IDENTITY = ("family", "set", "encoder", "tuned", "max_tokens", "method", "shots", "seed")
 NUMBERS = ("mean", "std", "ci95", "minus_names", "minus_names_ci95", "seconds", "training_seconds")
 WHOLE = ("shots", "seed", "n_way", "n_query", "episodes", "texts", "max_tokens", "threads")
 COLUMNS = (
-    *IDENTITY,
-    *("kind", *NUMBERS, "n_way", "n_query", "episodes", "texts", "max_tokens", "precision", "features"),
+    *("family", "set", "encoder", "tuned", "method", "shots", "seed", "kind", *NUMBERS),
+    *("n_way", "n_query", "episodes", "texts", "max_tokens", "precision", "features"),
     *("settings", "baseline", "split", "fingerprint", "device", "threads", "versions"),
 )
 TABLE, PUBLISHED = Path("results/field.csv"), Path("results/published.csv")

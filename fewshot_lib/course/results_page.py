@@ -31,6 +31,7 @@ TARGETS = {
 ENCODERS = {"mpnet": "all-mpnet-base-v2", "minilm": "all-MiniLM-L6-v2"}
 IN_README = ("prototypes", "zero-shot", BASELINE, "relational", "balanced soft k-means with names (T)")
 NOT_RUN = "not run"
+TOKENS = 200  # of a text that an encoder reads, where its row says nothing else
 
 
 class Estimate(NamedTuple):
@@ -82,7 +83,11 @@ def rows_of(cells: Sequence[Cell], family: str) -> list[Row]:
 
 
 def _encoder_of(cell: Cell) -> str:
-    return cell["encoder"] + ("" if cell["tuned"] == "frozen" else f", {cell['tuned']}")
+    """As the tables name it; how many tokens it read is said where they are not ``TOKENS``."""
+    tuned = "" if cell["tuned"] == "frozen" else f", {cell['tuned']}"
+    return (
+        cell["encoder"] + tuned + ("" if cell["max_tokens"] == TOKENS else f", {cell['max_tokens']} tokens")
+    )
 
 
 def _accuracy(row: Row) -> float:
@@ -230,7 +235,7 @@ def measured_how(cells: Sequence[Cell]) -> str:
             + " (Reuters has 20). The interval is over episodes of these texts.",
             f"- Restricted: {', '.join(splits) or 'nothing'}.",
             "- Encoders frozen, but for those with LoRA: adapters trained on the training classes of all "
-            f"sets of the family; {each('max_tokens')} tokens, {each('precision')}.",
+            f"sets of the family; {TOKENS} tokens of a text, unless a row says more; {each('precision')}.",
             "- Centred by the mean of training classes, as validation classes prefer: "
             + (", ".join(f"{s}/{f} ({e})" for f, s, e, space in centred if space == "centred") or "none")
             + "; the others raw.",

@@ -19,7 +19,7 @@ def cell(**changed):
     values = {name: "" for name in results.COLUMNS} | dict.fromkeys(results.WHOLE, 1)
     values |= dict.fromkeys(results.NUMBERS, 0.01) | {"mean": 0.7, "encoder": "mpnet", "kind": "inductive"}
     values |= {"family": "bao", "set": "huffpost", "method": "A", "seed": 0, "split": "bao"}
-    values |= {"tuned": "frozen"}
+    values |= {"tuned": "frozen", "max_tokens": results_page.TOKENS}
     return values | changed
 
 
@@ -58,6 +58,16 @@ def test_a_tuned_encoder_has_rows_of_its_own():
     cells = everywhere() + everywhere(tuned="LoRA", mean=0.8)
     assert [row.encoder for row in results_page.rows_of(cells, "bao")] == ["mpnet", "mpnet, LoRA"]
     assert row(cells).estimate(FOUR, 1).mean == pytest.approx(0.7)
+
+
+def test_more_tokens_of_a_text_are_another_row_and_do_not_replace_the_first(course):
+    cells = everywhere() + everywhere(max_tokens=384, mean=0.8)
+    assert [row.encoder for row in results_page.rows_of(cells, "bao")] == ["mpnet", "mpnet, 384 tokens"]
+    written(course, cells)
+    results.publish(course / "cells", say=lambda text: None)
+    table = results.read_table(results.TABLE)
+    assert len(table) == len(cells) and {each["max_tokens"] for each in table} == {200, 384}
+    assert "| A | mpnet, 384 tokens | 1 | 80.0 ± 1.0 |" in results.PAGE.read_text(encoding="utf-8")
 
 
 def test_seeds_are_averaged_over_the_sets_first_and_widen_the_interval():

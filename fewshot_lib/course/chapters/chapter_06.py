@@ -344,7 +344,7 @@ def of_more_shots(one: Sequence[Mapping[str, str]], more: Sequence[Mapping[str, 
         less &= many.mean < few.mean and after > before
     earned = [f"earned by the loop, {table[0]['shots']}-shot" for table in (one, more)]
     table = markdown(["what moves", *earned, "without a step"], rows)
-    told = f"On {' and '.join(names)}:\n\n{table}\n\n"
+    told = f"On {', '.join(names[:-1])} and {names[-1]}:\n\n{table}\n\n"
     if less:
         told += (
             "With more examples the loop earns **less**. The verbalizer compares queries with the examples: "

@@ -1,0 +1,195 @@
+"""SetFit's tuning in a loop of our own: the same steps as its package's, which a GPU can play as CUDA graphs.
+
+    python benchmarks/setfit_steps.py --check          (needs the package: pip install setfit==1.2.0)
+
+8 examples of 64 classes are 16,128 steps, each of a millisecond's work for a GPU and of many more for Python,
+which launches its kernels one by one. All that a step needs is known before the first (pairs, their order,
+the learning rate), so a step can be captured once and played, several fits side by side.
+
+What the package does by default, with n examples: all pairs of two examples (an example with itself, too), in
+a random order; the fewer of positive and negative ones repeated until there are as many of both; one epoch
+over these P pairs, shuffled, in batches of 16. Loss: squared error of the cosine similarity, 1 for a pair of
+one class and else 0. AdamW, 2e-5, in the first tenth of the steps rising from 0 and then falling to 0, weight
+decay 0.01 for matrices, gradient cut at norm 1, dropout as the encoder was made with.
+
+``--check`` compares with the package, dropout off: pairs, their order, and every weight after all steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewshot_lib.encoders import TextEncoder, TokenEncoder, tokenise
+
+BATCH, LR, DECAY, SEED, LARGEST_GRADIENT = 16, 2e-5, 0.01, 42, 1.0
+WARM_UP = 3  # steps before one is captured: what is allocated once has been allocated then
+
+
+def pairs_of(labels: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Of n examples: which two, (P, 2), positive and negative in turn, and 1 where classes agree, (P,)."""
+    both = np.stack(np.triu_indices(len(labels)), axis=1)
+    both = torch.from_numpy(both[np.random.RandomState(SEED).permutation(len(both))])
+    _, label = np.unique(np.asarray(labels), return_inverse=True)
+    same = torch.from_numpy(label)[both]
+    kinds = [both[same[:, 0] == same[:, 1]], both[same[:, 0] != same[:, 1]]]
+    most = max(map(len, kinds))
+    in_turn = torch.stack([kind[torch.arange(most) % len(kind)] for kind in kinds], dim=1)
+    return in_turn.flatten(0, 1), torch.tensor([1.0, 0.0]).repeat(most)
+
+
+def order_of(n_pairs: int) -> Tensor:
+    """The epoch's order of the pairs, (P,)."""
+    return torch.randperm(n_pairs, generator=torch.Generator().manual_seed(SEED))
+
+
+def rates_of(n_steps: int) -> Tensor:
+    """The learning rate of each step, (n_steps,)."""
+    step, rising = torch.arange(n_steps, dtype=torch.float64), math.ceil(0.1 * n_steps)
+    falling = (n_steps - step) / max(1, n_steps - rising)
+    return (LR * torch.where(step < rising, step / max(1, rising), falling)).float()
+
+
+class Tuning:
+    """One fit: an encoder of its own, tuned step by step.
+
+    ids (n, L), labels: of the examples. On a GPU its steps are played from ``stream``.
+    """
+
+    def __init__(self, encoder: TokenEncoder, ids: Tensor, labels: Sequence[str]) -> None:
+        device = ids.device
+        self.encoder, self.ids = encoder, ids
+        pairs, same = pairs_of(labels)
+        order = order_of(len(pairs))
+        self.n_steps, self.n_done = math.ceil(len(pairs) / BATCH), 0
+        self.pairs, self.same = pairs[order].to(device), same[order].to(device)
+        self.rates = rates_of(self.n_steps).to(device)
+        matrices = [p for p in encoder.model.parameters() if p.ndim > 1]
+        others = [p for p in encoder.model.parameters() if p.ndim == 1]
+        groups = [{"params": matrices, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
+        on_gpu = device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(groups, lr=torch.tensor(LR, device=device), capturable=on_gpu)
+        self.stream = torch.cuda.Stream() if on_gpu else None
+        self.graph, self.next = None, torch.zeros(1, dtype=torch.long, device=device)
+        if self.stream:
+            self.stream.wait_stream(torch.cuda.current_stream())
+
+    def features(self, ids: Tensor) -> Tensor:
+        """Of ids (n, L): as the encoder's, (n, d), with its dropout, and without a look at any value."""
+        there = (ids != self.encoder.padding).to(torch.float32)
+        mask = (1 - there)[:, None, None, :] * torch.finfo(torch.float32).min
+        tokens = self.encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return (tokens * there.unsqueeze(-1)).sum(1) / there.sum(1, keepdim=True)
+
+    def update(self, pairs: Tensor, same: Tensor, rate: Tensor) -> None:
+        """One step on pairs (b, 2)."""
+        for group in self.optimizer.param_groups:
+            group["lr"].copy_(rate)
+        self.optimizer.zero_grad()
+        first, second = self.features(self.ids[pairs.T.flatten()]).chunk(2)
+        F.mse_loss(F.cosine_similarity(first, second), same).backward()
+        used = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        nn.utils.clip_grad_norm_(used, LARGEST_GRADIENT)
+        self.optimizer.step()
+
+    def from_counter(self) -> None:
+        """The step that the counter on the device stands at: whole batches only."""
+        at = self.next * BATCH + torch.arange(BATCH, device=self.next.device)
+        self.update(self.pairs[at], self.same[at], self.rates[self.next].squeeze())
+        self.next += 1
+
+    def step(self) -> None:
+        """The next step."""
+        start, whole = self.n_done * BATCH, (self.n_done + 1) * BATCH <= len(self.pairs)
+        with torch.cuda.stream(self.stream) if self.stream else contextlib.nullcontext():
+            if not whole:  # the last batch of an epoch
+                self.update(self.pairs[start:], self.same[start:], self.rates[self.n_done])
+            elif self.graph is not None:
+                self.graph.replay()
+            else:
+                self.from_counter()
+        self.n_done += 1
+        if self.stream and self.n_done == WARM_UP < self.n_steps:
+            self.stream.synchronize()
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, stream=self.stream):
+                self.from_counter()
+
+
+def tuned(
+    encoder: TextEncoder, texts: Sequence[Sequence[str]], labels: Sequence[Sequence[str]]
+) -> list[TokenEncoder]:
+    """An encoder for each of several fits, of texts and labels each: side by side on a GPU."""
+    torch.manual_seed(SEED)  # of dropout
+    fits = []
+    for some, of in zip(texts, labels, strict=True):
+        own = TokenEncoder(encoder)
+        # its dropout keeps its mask for the gradient: other kernels draw it again, from a counter that is
+        # shared by all graphs
+        own.model.set_attn_implementation("eager")
+        own.model.train()
+        fits.append(Tuning(own, tokenise(encoder, some).to(encoder.model.device), of))
+    while fits and any(fit.n_done < fit.n_steps for fit in fits):
+        for fit in fits:
+            if fit.n_done < fit.n_steps:
+                fit.step()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return [fit.encoder.eval() for fit in fits]
+
+
+def check() -> None:
+    """Prints by how much the weights differ from the package's after a fit on 24 texts."""
+    from datasets import Dataset
+    from own_data_draws import compared
+    from setfit import SetFitModel, Trainer, TrainingArguments
+    from setfit_peer import examples
+
+    from fewshot_lib.encoders.text import minilm_path
+
+    texts, labels, _, _ = examples("hwu64", 2, 0, *compared("hwu64"))
+    texts, labels = texts[:24], labels[:24]
+    model = SetFitModel.from_pretrained(str(minilm_path()))
+    for module in model.model_body.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    start = {name: w.clone() for name, w in model.model_body[0].auto_model.named_parameters()}
+    with tempfile.TemporaryDirectory() as folder:
+        quiet: dict[str, Any] = {
+            "report_to": "none",
+            "save_strategy": "no",
+            "show_progress_bar": False,
+            "output_dir": folder,
+        }
+        trainer = Trainer(
+            model, TrainingArguments(**quiet), Dataset.from_dict({"text": texts, "label": labels})
+        )
+        trainer.train()
+    package = dict(model.model_body[0].auto_model.named_parameters())
+    own = TokenEncoder(TextEncoder())
+    own.model.set_attn_implementation("eager")
+    fit = Tuning(own, tokenise(TextEncoder(), texts), labels)
+    for _ in range(fit.n_steps):
+        fit.step()
+    moved = max(float((package[name] - w).abs().max()) for name, w in start.items())
+    apart = max(float((package[name] - w).abs().max()) for name, w in own.model.named_parameters())
+    steps = trainer.st_trainer.state.global_step
+    print(f"{steps} steps of the package, {fit.n_steps} here.")
+    print(f"Weights moved by {moved:.1e} and differ by {apart:.1e}.")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", required=True, help="compare with the package")
+    parser.parse_args()
+    torch.set_num_threads(1)
+    check()
