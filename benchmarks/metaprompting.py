@@ -15,10 +15,13 @@ What is learnt from training classes is learnt with each of ``--seeds``; its int
 episodes and that over seeds, squares and root, as of two independent sources.
 
 Interrupted, it goes on: training from its checkpoints, finished rows from ``--out/rows``; so ``--rows`` and
-``--seeds`` can be shared out, and the folders joined. Writes metaprompting.md and .csv there. With ``--lm
-minilm-mlm`` only ``--family bao`` is clean: that model has read the texts of these training classes
-(data/minilm-mlm.md). A GPU takes hours for all of it; ``--steps 10 --episodes 20 --queries 2 --datasets
-reuters`` tries it on a laptop.
+``--seeds`` can be shared out, and the folders joined. results/metaprompting has rows of the last runs, a file
+for each with the accuracies of its episodes: ``--out results/metaprompting`` goes on from them. Writes
+metaprompting.md and .csv there.
+
+With ``--lm minilm-mlm`` only ``--family bao`` is clean: that model has read the texts of these training
+classes (data/minilm-mlm.md). A GPU takes hours for all of it; ``--steps 10 --episodes 20 --queries 2
+--datasets reuters`` tries it on a laptop.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -44,6 +48,7 @@ from fewshot_lib.core import (
     Method,
     PairedDifference,
     compare_paired,
+    digest,
     evaluate,
     few_shot_method,
     half_width,
@@ -52,7 +57,7 @@ from fewshot_lib.core import (
 )
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.data.cache import load_tensors, save_tensors
-from fewshot_lib.encoders import MaskedLM, TextEncoder, encoder_fingerprint, extract_features, load_masked_lm
+from fewshot_lib.encoders import MaskedLM, TextEncoder, extract_features, load_masked_lm
 from fewshot_lib.finetuning import FineTuning
 from fewshot_lib.prompts import (
     LabelEmbedding,
@@ -377,9 +382,11 @@ def width(result: EpisodeResults | PairedDifference) -> float:
 def rows_of(run: Run, encoder: TextEncoder) -> list[list[str]]:
     """All rows of one data set at one number of shots."""
     results, models = {}, {}
+    # the weights alone: what torch prints of a module changes with torch, and rows of machines are joined
+    weights = digest(*chain.from_iterable(sorted(run.lm.state_dict().items())))
     learning = {
         "steps": str(run.options.steps),
-        "lm": encoder_fingerprint(run.lm),
+        "lm": weights,
         "max_tokens": str(run.lm.max_tokens),
         "learning": f"{INNER_STEPS} {INNER_LR} {LR} {POOL} {RATES}",
     }
