@@ -1,9 +1,9 @@
 """What ``field.py`` measures on: texts, features, class names and saved episodes of the published sets.
 
 Of each class a random order is fixed, and its first texts take part: ``TEXTS`` of a test class, ``OTHERS`` of
-a training or validation class (of Reuters all 20). Encoders read 200 tokens, unless more are asked for.
-Features are kept block by block of 60 texts in bfloat16, so that an interruption costs a minute and more
-texts later cost only these.
+a training or validation class (of Reuters all 20). Encoders read 200 tokens, unless ``--max-tokens`` says
+else. Features are kept block by block of 60 texts in bfloat16, so that an interruption costs a minute and
+more texts later cost only these.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Encoder:
     @property
     def frozen(self) -> Encoder:
         """The encoder as it came."""
-        return Encoder(self.name, self.folder, self.max_tokens)
+        return self
 
     def features(self, dataset: ClassDataset) -> Tensor:
         """Of the examples of ``thinned(dataset)``, (n, d)."""
@@ -134,6 +134,10 @@ class TunedEncoder(Encoder):
         tuned = tuned_encoder(datasets, self.name, seed=self.seed, checkpoint=checkpoint, **TUNING[self.name])
         text.model = tuned.model
         return text
+
+    @property
+    def frozen(self) -> Encoder:
+        return Encoder(self.name, self.folder, self.max_tokens)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ episodes and that over seeds, squares and root, as of two independent sources.
 
 Interrupted, it goes on: training from its checkpoints, finished rows from ``--out/rows``; so ``--rows`` and
 ``--seeds`` can be shared out, and the folders joined. results/metaprompting has rows of the last runs, a file
-for each with the accuracies of its episodes: ``--out results/metaprompting`` goes on from them. Writes
-metaprompting.md and .csv there.
+for each with the accuracies of its episodes: ``--out results/metaprompting --episodes 200 --steps 100
+--max-tokens 64`` goes on from them. Writes metaprompting.md and .csv there.
 
 With ``--lm minilm-mlm`` only ``--family bao`` is clean: that model has read the texts of these training
 classes (data/minilm-mlm.md). A GPU takes hours for all of it; ``--steps 10 --episodes 20 --queries 2
@@ -383,13 +383,16 @@ def rows_of(run: Run, encoder: TextEncoder) -> list[list[str]]:
     """All rows of one data set at one number of shots."""
     results, models = {}, {}
     # the weights alone: what torch prints of a module changes with torch, and rows of machines are joined
-    weights = digest(*chain.from_iterable(sorted(run.lm.state_dict().items())))
+    of_lm, of_text = (
+        digest(*chain.from_iterable(sorted(each.state_dict().items()))) for each in (run.lm, encoder)
+    )
     learning = {
         "steps": str(run.options.steps),
-        "lm": weights,
+        "lm": of_lm,
         "max_tokens": str(run.lm.max_tokens),
         "learning": f"{INNER_STEPS} {INNER_LR} {LR} {POOL} {RATES}",
     }
+    reading = {"encoder": of_text, "max_tokens": str(encoder.max_tokens)}
     of_encoder = encoder_rows(run, encoder)
     of_seed = cache(lambda seed: prompt_rows(replace(run, seed=seed)))
     names = [*of_encoder, *of_seed(0)]
@@ -397,7 +400,7 @@ def rows_of(run: Run, encoder: TextEncoder) -> list[list[str]]:
         raise ValueError(f"`--rows` names {', '.join(unknown)}: the rows are {'; '.join(names)}.")
     for name in [name for name in names if name in (run.options.rows or names)]:
         if name in of_encoder:
-            models[name], results[name] = "all-MiniLM-L6-v2", kept(run, name, {}, of_encoder[name])
+            models[name], results[name] = "all-MiniLM-L6-v2", kept(run, name, reading, of_encoder[name])
         else:
             seeds = run.options.seeds if name in ROWS_OF_SEEDS else [0]
             runs = [

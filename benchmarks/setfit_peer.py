@@ -14,11 +14,12 @@ A fit is timed from the texts to the classifier that can answer, weights loaded 
 before; of the default that includes its estimate of its own accuracy. Seconds are those of the process's CPU
 on one thread: others were busy on the machine.
 
-On a GPU only SetFit is run, by the loop of ``setfit_steps.py``, all draws side by side (if memory is short,
-ask for fewer ``--draws`` at a time), and its seconds are not compared. Matrices are multiplied in TF32, the
-answers are given in float32. ``--bfloat16`` runs the package's tuning and answers under autocast on a CPU,
-which takes half of the time here. The page says how much the accuracies of two arithmetics differ where draws
-were run in both, and takes the more exact one of a draw.
+On a GPU only SetFit is run, and not by its package: by the loop of ``setfit_steps.py``, which takes the same
+steps with other masks of dropout, all draws side by side (if memory is short, ask for fewer ``--draws`` at a
+time). Matrices are multiplied in TF32, the answers are given in float32, and its seconds are not compared.
+``--bfloat16`` runs the package's tuning and answers under autocast on a CPU, which takes half of the time
+there. A column of the page says which it was; where a draw was run in two ways, the page takes the more exact
+arithmetic, and says by how much the accuracies differ.
 
 Results go to ``--out`` one by one, a line of JSON each, what is there is not computed again, and ``--page``
 prints their tables.
@@ -33,6 +34,7 @@ import json
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -165,9 +167,12 @@ def measure(options: argparse.Namespace) -> None:
     kinds = [(DEFAULT, "float32"), (SETFIT, "bfloat16" if options.bfloat16 else "float32")]
     draws = range(options.first, options.first + options.draws)
     if torch.cuda.is_available():  # the default is measured where it is meant to run
+        if SETFIT not in options.methods:
+            raise SystemExit("On a GPU only SetFit is run: the default is measured where it is meant to run.")
         used = f"{ON_GPU}, {torch.cuda.get_device_name()}"
+        there = {key[:3] for key in known if key[3] == SETFIT and key[4].startswith(ON_GPU)}
         for name, n_shot in itertools.product(options.datasets, options.shots):
-            missing = [draw for draw in draws if (name, n_shot, draw, SETFIT, used) not in known]
+            missing = [draw for draw in draws if (name, n_shot, draw) not in there]
             for row in of_steps(name, n_shot, missing):
                 keep(options.out, row | {"precision": used})
         return
@@ -201,9 +206,10 @@ def results(file: Path) -> list[dict[str, Any]]:
 def tables(rows: list[dict[str, Any]]) -> Iterator[str]:
     """The lines of the page."""
     found = {(r["dataset"], r["shots"], r["draw"], r["method"], r["precision"]): r for r in rows}
-    head = ["data set", "examples", "draws", "default", "SetFit", "difference", "fit, default", "fit, SetFit"]
-    yield f"| {' | '.join([*head, 'ratio'])} |"
-    yield "|---" * (len(head) + 1) + "|"
+    head = ["data set", "examples", "draws", "default", "SetFit", "difference", "SetFit in"]
+    head += ["fit, default", "fit, SetFit", "ratio"]
+    yield f"| {' | '.join(head)} |"
+    yield "|---" * len(head) + "|"
     for name, n_shot in sorted({(r["dataset"], r["shots"]) for r in rows}):
         ours, theirs = (of(found, name, n_shot, *kind) for kind in ((DEFAULT, "float32"), (SETFIT, None)))
         draws = sorted(ours.keys() & theirs.keys())
@@ -211,8 +217,9 @@ def tables(rows: list[dict[str, Any]]) -> Iterator[str]:
             accuracies = [[each[d]["accuracy"] for d in draws] for each in (ours, theirs)]
             difference = interval([a - b for a, b in zip(*accuracies, strict=True)])
             cells = [name, n_shot, len(draws), *(interval(a) for a in accuracies), difference]
-            on_cpu = (of(found, name, n_shot, SETFIT, used) for used in ("float32", "bfloat16"))
-            cells += times(ours, next(filter(None, on_cpu), {}))
+            on_cpu = {used: of(found, name, n_shot, SETFIT, used) for used in ("float32", "bfloat16")}
+            used = next(filter(on_cpu.get, on_cpu), "")
+            cells += [ways(theirs, draws), *times(ours, on_cpu.get(used, {}), used)]
             yield f"| {' | '.join(map(str, cells))} |"
     yield from precisions(found)
 
@@ -221,7 +228,7 @@ def of(
     found: dict[tuple, dict], name: str, n_shot: int, method: str, precision: str | None
 ) -> dict[int, dict]:
     """The results of a method by draw; precision None: float32 where it was run, else TF32, else the rest."""
-    wanted = sorted({key[4] for key in found}, key=exactness) if precision is None else (precision,)
+    wanted = in_order({key[4] for key in found}) if precision is None else (precision,)
     keys = [key for p in wanted for key in found if (*key[:2], *key[3:]) == (name, n_shot, method, p)]
     return {key[2]: found[key] for key in keys}
 
@@ -231,19 +238,30 @@ def exactness(precision: str) -> int:
     return (precision == "float32") * 2 + precision.startswith(ON_GPU)
 
 
-def times(ours: dict[int, dict], theirs: dict[int, dict]) -> list[str]:
+def in_order(precisions: set[str]) -> list[str]:
+    """The most exact one last."""
+    return sorted(precisions, key=lambda precision: (exactness(precision), precision))
+
+
+def ways(theirs: dict[int, dict], draws: list[int]) -> str:
+    """A cell: in what arithmetic SetFit was run, and how many draws of each where there are several."""
+    counts = Counter(theirs[draw]["precision"].partition(",")[0] for draw in draws)
+    return ", ".join(f"{n} {kind}" if len(counts) > 1 else kind for kind, n in sorted(counts.items()))
+
+
+def times(ours: dict[int, dict], theirs: dict[int, dict], used: str) -> list[str]:
     """Cells: mean CPU seconds of a fit of both, and their ratio on the draws that both were timed on."""
     draws = ours.keys() & theirs.keys()
     own = np.mean([ours[d]["cpu_seconds"] for d in draws or ours])
     if not draws:
         return [f"{own:.2f} s", "", ""]
     other = np.mean([theirs[d]["cpu_seconds"] for d in draws])
-    return [f"{own:.2f} s", f"{other:.0f} s", f"{other / own:.0f}"]
+    return [f"{own:.2f} s", f"{other:.0f} s, {used}", f"{other / own:.0f}"]
 
 
 def precisions(found: dict[tuple, dict]) -> Iterator[str]:
-    """By how much its arithmetic changes SetFit's accuracy, where draws were run in two."""
-    kinds = sorted({key[4] for key in found if key[3] == SETFIT}, key=exactness)
+    """By how much SetFit's accuracy differs between two ways to run it, where draws were run in both."""
+    kinds = in_order({key[4] for key in found if key[3] == SETFIT})
     for less, more in itertools.combinations(kinds, 2):
         both = [key[:3] for key in found if key[3:] == (SETFIT, less) and (*key[:4], more) in found]
         if len(both) > 1:

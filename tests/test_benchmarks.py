@@ -1,12 +1,15 @@
 """The programs that measure speed: what they make of times, that they go on, and that all of them runs."""
 
+import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 # what a plain environment with torch, transformers and scikit-learn need not have
@@ -210,4 +213,21 @@ def test_of_a_draw_run_in_two_arithmetics_the_more_exact_one_counts(monkeypatch)
         for number, (method, precision) in enumerate(kinds)
     ]
     table, told = "\n".join(setfit_peer.tables(rows)), "draws run in both: -10.00"
-    assert "| 70.5 ± " in table and "60.5" not in table and "| -20.0 ± 0.0 |" in table and told in table
+    assert "| 70.5 ± " in table and "60.5" not in table and told in table
+    assert "| -20.0 ± 0.0 | TF32 | 1.00 s | 1 s, bfloat16 | 1 |" in table
+
+
+def test_the_kept_rows_of_metaprompting_are_those_of_its_table():
+    rows = FOLDER.parent / "results" / "metaprompting" / "rows"
+    with (FOLDER / "metaprompting.csv").open(newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    found = 0
+    for line in table:
+        name = re.sub(r"\W+", "-", f"{line['data set']}-{line['split family']}").strip("-")
+        method = re.sub(r"\W+", "-", line["method"]).strip("-").lower()
+        path = rows / f"{name}-{line['shots']}shot-minilm-mlm-{method}-0.safetensors"
+        if path.is_file():
+            found += 1
+            mean = load_file(path)["accuracies"].double().mean().item()
+            assert f"{100 * mean:.1f}" == line["accuracy in %"], path.name
+    assert found == 2 * 14 + 3  # five shots of two sets, and three rows of 20 Newsgroups at one

@@ -117,8 +117,9 @@ def test_features_are_kept_apart_by_how_much_of_a_text_was_read(field, monkeypat
 
     monkeypatch.setattr(field.module.fd, "encode", encode)
     for max_tokens in (200, 384, 200):
-        assert Reading("mpnet", tmp_path, max_tokens).frozen.max_tokens == max_tokens
-        Reading("mpnet", tmp_path, max_tokens).kept("some", ["a text"])
+        encoder = Reading("mpnet", tmp_path, max_tokens)
+        assert encoder.frozen is encoder  # what is prepared for it is prepared once
+        encoder.kept("some", ["a text"])
     assert read == [["a text"]] * 2  # the third is the first
 
 

@@ -224,7 +224,7 @@ def measured_how(cells: Sequence[Cell]) -> str:
 
     texts = {cell["set"]: cell["texts"] for cell in cells}
     splits = sorted({f"{cell['set']}: {cell['split']}" for cell in cells if cell["split"] != cell["family"]})
-    centred = sorted({(cell["family"], cell["set"], cell["encoder"], cell["features"]) for cell in cells})
+    centred = sorted({(cell["family"], cell["set"], _encoder_of(cell), cell["features"]) for cell in cells})
     hours = sum(cell["seconds"] for cell in cells) / 3600
     return "\n".join(
         [
@@ -235,7 +235,7 @@ def measured_how(cells: Sequence[Cell]) -> str:
             + " (Reuters has 20). The interval is over episodes of these texts.",
             f"- Restricted: {', '.join(splits) or 'nothing'}.",
             "- Encoders frozen, but for those with LoRA: adapters trained on the training classes of all "
-            f"sets of the family; {TOKENS} tokens of a text, unless a row says more; {each('precision')}.",
+            f"sets of the family; {TOKENS} tokens of a text, unless a row says else; {each('precision')}.",
             "- Centred by the mean of training classes, as validation classes prefer: "
             + (", ".join(f"{s}/{f} ({e})" for f, s, e, space in centred if space == "centred") or "none")
             + "; the others raw.",
