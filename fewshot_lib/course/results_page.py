@@ -224,7 +224,11 @@ def measured_how(cells: Sequence[Cell]) -> str:
 
     texts = {cell["set"]: cell["texts"] for cell in cells}
     splits = sorted({f"{cell['set']}: {cell['split']}" for cell in cells if cell["split"] != cell["family"]})
-    centred = sorted({(cell["family"], cell["set"], _encoder_of(cell), cell["features"]) for cell in cells})
+    centred: dict[str, set[str]] = {}
+    for cell in cells:
+        if cell["features"] == "centred":
+            centred.setdefault(f"{cell['set']}/{cell['family']}", set()).add(_encoder_of(cell))
+    where = [f"{place} ({'; '.join(sorted(encoders))})" for place, encoders in sorted(centred.items())]
     hours = sum(cell["seconds"] for cell in cells) / 3600
     return "\n".join(
         [
@@ -237,8 +241,7 @@ def measured_how(cells: Sequence[Cell]) -> str:
             "- Encoders frozen, but for those with LoRA: adapters trained on the training classes of all "
             f"sets of the family; {TOKENS} tokens of a text, unless a row says else; {each('precision')}.",
             "- Centred by the mean of training classes, as validation classes prefer: "
-            + (", ".join(f"{s}/{f} ({e})" for f, s, e, space in centred if space == "centred") or "none")
-            + "; the others raw.",
+            + f"{', '.join(where) or 'none'}; the others raw.",
             f"- Device: {each('device')}, threads: {each('threads')}; {each('versions')}; "
             f"{hours:.1f} hours of testing in {len(cells):,} measurements.",
         ]

@@ -1,5 +1,6 @@
 """Chapter 06 and its optional notebooks: schemes, figures, the rows of the benchmark, the quiz's data."""
 
+import math
 import sysconfig
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -202,10 +203,12 @@ def interval_of(table: Sequence[Mapping[str, str]], dataset: str, method: str) -
 
 
 def averaged(rows: Mapping[str, Row]) -> Row:
-    """The mean over data sets; their episodes are independent, so the squares of the widths add up."""
-    n = len(rows)
-    width = sum(row.ci95**2 for row in rows.values()) ** 0.5 / n
-    return Row(sum(row.mean for row in rows.values()) / n, width)
+    """The mean over data sets; their episodes are independent, so the squares of the widths add up.
+
+    The same in whichever order they come: a last digit may round either way.
+    """
+    means, squares = zip(*((row.mean, row.ci95**2) for row in rows.values()), strict=True)
+    return Row(math.fsum(means) / len(rows), math.fsum(squares) ** 0.5 / len(rows))
 
 
 def ablation_figure(found: Mapping[str, Mapping[str, Row]], titles: Mapping[str, str]) -> Figure:

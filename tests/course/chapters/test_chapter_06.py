@@ -59,6 +59,10 @@ def test_a_difference_and_an_interval_are_read_as_they_are_written():
 def test_the_interval_of_a_mean_of_equal_rows_shrinks_with_the_root_of_their_number():
     mean = chapter.averaged({str(i): chapter.Row(0.02, 0.04) for i in range(4)})
     assert (mean.mean, mean.ci95) == pytest.approx((0.02, 0.02))
+    values = {
+        name: chapter.Row(m, 0.01) for name, m in zip("abcd", (0.021, 0.024, 0.026, 0.007), strict=True)
+    }
+    assert chapter.averaged(values) == chapter.averaged(dict(reversed(values.items())))
     assert chapter.Row(0.02, 0.01).verdict == "better than" and mean.verdict == "not told apart from"
 
 
