@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fewshot_lib import data
 from fewshot_lib.core import Episodes, Method, evaluate, pick_device
+from fewshot_lib.course.results_page import TOKENS
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.data.cache import cache_dir, cached_tensors
 from fewshot_lib.encoders import TextEncoder, encode
@@ -28,7 +29,7 @@ from fewshot_lib.prototypes import NAME_TEMPLATE, centred, names_as_examples
 SETS = ("huffpost", "reuters", "20news", "amazon", "hwu64")
 FAMILIES = ("bao", "metaprompting", "metaprompter")
 ENCODERS = ("minilm", "mpnet")
-N_WAY, SHOTS, N_QUERY, N_EPISODES, N_VALIDATION, MAX_TOKENS = 5, (1, 5), 15, 1000, 300, 200
+N_WAY, SHOTS, N_QUERY, N_EPISODES, N_VALIDATION, MAX_TOKENS = 5, (1, 5), 15, 1000, 300, TOKENS
 # Of the adapters: steps, of which the best validated of four stays, and the tokens of a text in training.
 TUNING = {"minilm": {"n_steps": 400, "max_tokens": 128}, "mpnet": {"n_steps": 200, "max_tokens": 64}}
 TEXTS, OTHERS, BLOCK = {"huffpost": 300, "hwu64": 180}, 60, 60  # of a class; 120 of a test class elsewhere

@@ -2,6 +2,7 @@
 
     python benchmarks/setfit_peer.py --datasets hwu64 --shots 1 2 4 --draws 10 [--methods default setfit]
     python benchmarks/setfit_peer.py --page
+    python benchmarks/setfit_peer.py --check
 
 SetFit (Tunstall et al. 2022, arXiv:2209.11055) is the package (``pip install setfit==1.2.0``) with its own
 defaults: all of the encoder is tuned for one epoch over the pairs of the examples, as many positive as
@@ -20,6 +21,9 @@ time). Matrices are multiplied in TF32, the answers are given in float32, and it
 ``--bfloat16`` runs the package's tuning and answers under autocast on a CPU, which takes half of the time
 there. A column of the page says which it was; where a draw was run in two ways, the page takes the more exact
 arithmetic, and says by how much the accuracies differ.
+
+``--check`` compares the loop with the package, dropout off, after all steps of a small fit: other pairs,
+another order or rate would move the weights apart by as much as they move. On a GPU graphs are played.
 
 Results go to ``--out`` one by one, a line of JSON each, what is there is not computed again, and ``--page``
 prints their tables.
@@ -50,7 +54,7 @@ from torch import Tensor, nn
 from fewshot_lib import data
 from fewshot_lib.classifier import FewShotClassifier
 from fewshot_lib.core import pick_device
-from fewshot_lib.encoders import TextEncoder, TokenEncoder, encode, tokenise
+from fewshot_lib.encoders import TextEncoder, encode, tokenise
 from fewshot_lib.encoders.text import minilm_path
 
 N_TESTED, RESULTS = 1500, Path("results/setfit.jsonl")
@@ -103,11 +107,21 @@ def of_setfit(
     texts: list[str], labels: list[str], asked: list[str], bfloat16: bool
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """The answers of SetFit, and what its fit took."""
-    from datasets import Dataset
-    from setfit import SetFitModel, Trainer, TrainingArguments
+    from setfit import SetFitModel
 
     model = SetFitModel.from_pretrained(str(minilm_path()))
-    with tempfile.TemporaryDirectory() as folder, clock() as taken:
+    with clock() as taken:
+        steps = fit_setfit(model, texts, labels, bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        return np.asarray(model.predict(asked)), taken | {"steps": steps}
+
+
+def fit_setfit(model: Any, texts: list[str], labels: list[str], bfloat16: bool = False) -> int:
+    """Fits a ``SetFitModel`` with the defaults of its package; returns the steps that it took."""
+    from datasets import Dataset
+    from setfit import Trainer, TrainingArguments
+
+    with tempfile.TemporaryDirectory() as folder:
         quiet = {"report_to": "none", "save_strategy": "no", "show_progress_bar": False, "output_dir": folder}
         trainer = Trainer(
             model, TrainingArguments(**quiet), Dataset.from_dict({"text": texts, "label": labels})
@@ -115,9 +129,29 @@ def of_setfit(
         if bfloat16:  # around the loss alone: what autocast has cast must not outlive an optimizer's step
             trainer.st_trainer.compute_loss_context_manager = lambda: torch.autocast("cpu", torch.bfloat16)
         trainer.train()
-    taken["steps"] = trainer.st_trainer.state.global_step
-    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-        return np.asarray(model.predict(asked)), taken
+    return trainer.st_trainer.state.global_step
+
+
+def check() -> None:
+    """Stops with an error where a fit of ``setfit_steps.py`` does not end at the package's weights."""
+    from setfit import SetFitModel
+
+    # 22 texts: the last batch is not a whole one
+    texts, labels = (part[:22] for part in examples("hwu64", 2, 0, *compared("hwu64"))[:2])
+    model = SetFitModel.from_pretrained(str(minilm_path()))
+    for module in model.model_body.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    package = model.model_body[0].auto_model
+    start = {name: w.detach().cpu().clone() for name, w in package.named_parameters()}
+    steps = fit_setfit(model, texts, labels)
+    (own,) = tuned(TextEncoder().to(pick_device()), [texts], [labels], dropout=False)
+    end = {name: w.detach().cpu() for name, w in package.named_parameters()}
+    moved = max(float((end[name] - w).abs().max()) for name, w in start.items())
+    apart = max(float((end[name] - w.cpu()).abs().max()) for name, w in own.model.named_parameters())
+    print(f"{steps} steps. Weights moved by {moved:.1e} and differ by {apart:.1e}.")
+    if apart > moved / 20:
+        raise SystemExit("These are not the package's steps.")
 
 
 def of_steps(name: str, n_shot: int, draws: list[int]) -> Iterator[dict[str, Any]]:
@@ -132,19 +166,15 @@ def of_steps(name: str, n_shot: int, draws: list[int]) -> Iterator[dict[str, Any
     together = {"side_by_side": len(draws), "seconds_of_all": taken["seconds"]}
     torch.backends.cuda.matmul.allow_tf32 = False
     for draw, own, (texts, labels, asked, truth) in zip(draws, encoders, drawn, strict=True):
+        # of length 1, as all-MiniLM-L6-v2 gives them in sentence-transformers
         seen, new = (
-            features_of(own, tokenise(encoder, some).to(encoder.model.device)) for some in (texts, asked)
+            F.normalize(encode(own, tokenise(encoder, some).to(encoder.model.device))).cpu().numpy()
+            for some in (texts, asked)
         )
         answers = LogisticRegression().fit(seen, labels).predict(new)
         row = {"dataset": name, "shots": n_shot, "draw": draw, "method": SETFIT}
         accuracy = 100 * float((answers == np.array(truth)).mean())
         yield row | {"accuracy": round(accuracy, 4), "tested": len(truth), **together}
-
-
-def features_of(encoder: TokenEncoder, ids: Tensor) -> np.ndarray:
-    """Of length 1, as all-MiniLM-L6-v2 gives them in sentence-transformers: ids (n, L) -> (n, d)."""
-    with torch.no_grad():
-        return F.normalize(encoder.in_batches(ids, 128)).cpu().numpy()
 
 
 @contextlib.contextmanager
@@ -282,12 +312,15 @@ def main() -> None:
     parser.add_argument(
         "--page", action="store_true", help="print the tables of the results, measure nothing"
     )
+    parser.add_argument("--check", action="store_true", help="compare the loop with the package")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     torch.set_num_threads(1)
     if options.page:
         print("\n".join(tables(results(options.out))))
+    elif options.check:
+        check()
     else:
         measure(options)
 

@@ -1,7 +1,5 @@
 """SetFit's tuning in a loop of our own: the same steps as its package's, which a GPU can play as CUDA graphs.
 
-    python benchmarks/setfit_steps.py --check          (needs the package: pip install setfit==1.2.0)
-
 8 examples of 64 classes are 16,128 steps, each of a few milliseconds' work for a GPU and of many more for
 Python, which launches its kernels one by one. All that a step needs is known before the first (pairs, their
 order, the learning rate), so a step can be captured once and played, several fits side by side.
@@ -12,27 +10,21 @@ over these P pairs, shuffled, in batches of 16. Loss: squared error of the cosin
 one class and else 0. AdamW, 2e-5, in the first tenth of the steps rising from 0 and then falling to 0, weight
 decay 0.01 for matrices, gradient cut at norm 1, dropout as the encoder was made with.
 
-``--check`` compares all weights with the package's after all steps of a fit, dropout off: other pairs,
-another order or rate would move them apart by as much as they move. It stops with an error where they differ
-by over a twentieth of that. The masks of dropout are seeded, and with several fits side by side still not the
-same from run to run.
+``setfit_peer.py`` runs it, and its ``--check`` compares it with the package. The masks of dropout are seeded,
+and with several fits side by side still not the same from run to run.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import math
-import tempfile
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewshot_lib.core import pick_device
 from fewshot_lib.encoders import TextEncoder, TokenEncoder, tokenise
 
 BATCH, LR, DECAY, SEED, LARGEST_GRADIENT = 16, 2e-5, 0.01, 42, 1.0
@@ -130,7 +122,10 @@ class Tuning:
 
 
 def tuned(
-    encoder: TextEncoder, texts: Sequence[Sequence[str]], labels: Sequence[Sequence[str]]
+    encoder: TextEncoder,
+    texts: Sequence[Sequence[str]],
+    labels: Sequence[Sequence[str]],
+    dropout: bool = True,
 ) -> list[TokenEncoder]:
     """An encoder for each of several fits, of texts and labels each: side by side on a GPU."""
     torch.manual_seed(SEED)  # of dropout
@@ -140,7 +135,7 @@ def tuned(
         # its dropout keeps the mask for the gradient: fused kernels draw it again, from a counter that graphs
         # may share
         own.model.set_attn_implementation("eager")
-        own.model.train()
+        own.model.train(dropout)
         fits.append(Tuning(own, tokenise(encoder, some).to(encoder.model.device), of))
     while fits and any(fit.n_done < fit.n_steps for fit in fits):
         for fit in fits:
@@ -149,55 +144,3 @@ def tuned(
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return [fit.encoder.eval() for fit in fits]
-
-
-def check() -> None:
-    """Prints by how much the weights differ from the package's after a fit on 24 texts."""
-    from datasets import Dataset
-    from own_data_draws import compared
-    from setfit import SetFitModel, Trainer, TrainingArguments
-    from setfit_peer import examples
-
-    from fewshot_lib.encoders.text import minilm_path
-
-    texts, labels, _, _ = examples("hwu64", 2, 0, *compared("hwu64"))
-    texts, labels = texts[:24], labels[:24]
-    model = SetFitModel.from_pretrained(str(minilm_path()))
-    for module in model.model_body.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    start = {name: w.clone() for name, w in model.model_body[0].auto_model.named_parameters()}
-    with tempfile.TemporaryDirectory() as folder:
-        quiet: dict[str, Any] = {
-            "report_to": "none",
-            "save_strategy": "no",
-            "show_progress_bar": False,
-            "output_dir": folder,
-        }
-        trainer = Trainer(
-            model, TrainingArguments(**quiet), Dataset.from_dict({"text": texts, "label": labels})
-        )
-        trainer.train()
-    package = dict(model.model_body[0].auto_model.named_parameters())
-    own = TokenEncoder(TextEncoder()).to(pick_device())
-    own.model.set_attn_implementation("eager")
-    fit = Tuning(own, tokenise(TextEncoder(), texts).to(pick_device()), labels)
-    for _ in range(fit.n_steps):
-        fit.step()
-    moved, apart = (
-        max(float((package[name].cpu() - w.cpu()).abs().max()) for name, w in weights)
-        for weights in (start.items(), own.model.named_parameters())
-    )
-    steps = trainer.st_trainer.state.global_step
-    print(f"{steps} steps of the package, {fit.n_steps} here.")
-    print(f"Weights moved by {moved:.1e} and differ by {apart:.1e}.")
-    if steps != fit.n_steps or apart > moved / 20:
-        raise SystemExit("These are not the package's steps.")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", required=True, help="compare with the package")
-    parser.parse_args()
-    torch.set_num_threads(1)
-    check()

@@ -85,9 +85,8 @@ def rows_of(cells: Sequence[Cell], family: str) -> list[Row]:
 def _encoder_of(cell: Cell) -> str:
     """As the tables name it; how many tokens it read is said where they are not ``TOKENS``."""
     tuned = "" if cell["tuned"] == "frozen" else f", {cell['tuned']}"
-    return (
-        cell["encoder"] + tuned + ("" if cell["max_tokens"] == TOKENS else f", {cell['max_tokens']} tokens")
-    )
+    tokens = "" if cell["max_tokens"] == TOKENS else f", {cell['max_tokens']} tokens"
+    return cell["encoder"] + tuned + tokens
 
 
 def _accuracy(row: Row) -> float:
