@@ -18,9 +18,10 @@ on one thread: others were busy on the machine.
 On a GPU only SetFit is run, and not by its package: by the loop of ``setfit_steps.py``, which takes the same
 steps with other masks of dropout, all draws side by side (if memory is short, ask for fewer ``--draws`` at a
 time). Matrices are multiplied in TF32, the answers are given in float32, and its seconds are not compared.
-``--bfloat16`` runs the package's tuning and answers under autocast on a CPU, which takes half of the time
-there. A column of the page says which it was; where a draw was run in two ways, the page takes the more exact
-arithmetic, and says by how much the accuracies differ.
+``--loop`` takes the loop on a CPU, too. ``--bfloat16`` runs the tuning under autocast there (and the answers
+of the package), which takes half of the time. A column of the page says which it was; where a draw was run in
+two ways, the page takes the more exact arithmetic, the package before the loop, and says by how much the
+accuracies differ.
 
 ``--check`` compares the loop with the package, dropout off, after all steps of a small fit: other pairs,
 another order or rate would move the weights apart by as much as they move. On a GPU graphs are played.
@@ -53,12 +54,11 @@ from torch import Tensor, nn
 
 from fewshot_lib import data
 from fewshot_lib.classifier import FewShotClassifier
-from fewshot_lib.core import pick_device
 from fewshot_lib.encoders import TextEncoder, encode, tokenise
 from fewshot_lib.encoders.text import minilm_path
 
 N_TESTED, RESULTS = 1500, Path("results/setfit.jsonl")
-ON_GPU = "TF32"
+ON_GPU, LOOP = "TF32", "loop"
 DEFAULT, SETFIT = "default", "setfit"
 
 
@@ -132,6 +132,11 @@ def fit_setfit(model: Any, texts: list[str], labels: list[str], bfloat16: bool =
     return trainer.st_trainer.state.global_step
 
 
+def device() -> str:
+    """Where the loop runs."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def check() -> None:
     """Stops with an error where a fit of ``setfit_steps.py`` does not end at the package's weights."""
     from setfit import SetFitModel
@@ -145,7 +150,7 @@ def check() -> None:
     package = model.model_body[0].auto_model
     start = {name: w.detach().cpu().clone() for name, w in package.named_parameters()}
     steps = fit_setfit(model, texts, labels)
-    (own,) = tuned(TextEncoder().to(pick_device()), [texts], [labels], dropout=False)
+    (own,) = tuned(TextEncoder().to(device()), [texts], [labels], dropout=False)
     end = {name: w.detach().cpu() for name, w in package.named_parameters()}
     moved = max(float((end[name] - w).abs().max()) for name, w in start.items())
     apart = max(float((end[name] - w.cpu()).abs().max()) for name, w in own.model.named_parameters())
@@ -154,15 +159,15 @@ def check() -> None:
         raise SystemExit("These are not the package's steps.")
 
 
-def of_steps(name: str, n_shot: int, draws: list[int]) -> Iterator[dict[str, Any]]:
-    """What ``of_setfit`` would measure, on a GPU, all draws side by side; the head is the package's."""
+def of_steps(name: str, n_shot: int, draws: list[int], bfloat16: bool = False) -> Iterator[dict[str, Any]]:
+    """What ``of_setfit`` would measure, by the loop, all draws side by side; the head is the package's."""
     drawn = [examples(name, n_shot, draw, *compared(name)) for draw in draws]
     if not drawn:
         return
-    encoder = TextEncoder().to(pick_device())
+    encoder = TextEncoder().to(device())
     torch.backends.cuda.matmul.allow_tf32 = True
     with clock() as taken:
-        encoders = tuned(encoder, [each[0] for each in drawn], [each[1] for each in drawn])
+        encoders = tuned(encoder, [each[0] for each in drawn], [each[1] for each in drawn], bfloat16=bfloat16)
     together = {"side_by_side": len(draws), "seconds_of_all": taken["seconds"]}
     torch.backends.cuda.matmul.allow_tf32 = False
     for draw, own, (texts, labels, asked, truth) in zip(draws, encoders, drawn, strict=True):
@@ -191,21 +196,29 @@ def clock() -> Any:
 
 def measure(options: argparse.Namespace) -> None:
     """Adds what is missing to the results."""
+    draws = range(options.first, options.first + options.draws)
+    on_cpu = "bfloat16" if options.bfloat16 else "float32"
+    if (gpu := torch.cuda.is_available()) or options.loop:
+        if SETFIT not in options.methods:
+            raise SystemExit("The loop runs SetFit only; on a GPU, too, the default is not measured.")
+        used = f"{ON_GPU}, {torch.cuda.get_device_name()}" if gpu else f"{on_cpu}, {LOOP}"
+        kind = ON_GPU if gpu else used
+        there = {
+            (r["dataset"], r["shots"], r["draw"])
+            for r in results(options.out)
+            if r["method"] == SETFIT and r["precision"].startswith(kind)
+        }
+        for name, n_shot in itertools.product(options.datasets, options.shots):
+            missing = [draw for draw in draws if (name, n_shot, draw) not in there]
+            # side by side only where it takes no longer than one after the other
+            for some in [missing] if gpu else [[draw] for draw in missing]:
+                for row in of_steps(name, n_shot, some, options.bfloat16 and not gpu):
+                    keep(options.out, row | {"precision": used})
+        return
     FewShotClassifier().fit(["warm", "cold"], ["up", "down"])  # loads the weights
     encoder = Remembering()
     known = {(r["dataset"], r["shots"], r["draw"], r["method"], r["precision"]) for r in results(options.out)}
-    kinds = [(DEFAULT, "float32"), (SETFIT, "bfloat16" if options.bfloat16 else "float32")]
-    draws = range(options.first, options.first + options.draws)
-    if torch.cuda.is_available():  # the default is measured where it is meant to run
-        if SETFIT not in options.methods:
-            raise SystemExit("On a GPU only SetFit is run: the default is measured where it is meant to run.")
-        used = f"{ON_GPU}, {torch.cuda.get_device_name()}"
-        there = {key[:3] for key in known if key[3] == SETFIT and key[4].startswith(ON_GPU)}
-        for name, n_shot in itertools.product(options.datasets, options.shots):
-            missing = [draw for draw in draws if (name, n_shot, draw) not in there]
-            for row in of_steps(name, n_shot, missing):
-                keep(options.out, row | {"precision": used})
-        return
+    kinds = [(DEFAULT, "float32"), (SETFIT, on_cpu)]
     for key in itertools.product(options.datasets, options.shots, draws, kinds):
         name, n_shot, draw, (method, used) = key
         if method not in options.methods or (name, n_shot, draw, method, used) in known:
@@ -263,9 +276,10 @@ def of(
     return {key[2]: found[key] for key in keys}
 
 
-def exactness(precision: str) -> int:
-    """Of two runs of a draw the one with more of it counts."""
-    return (precision == "float32") * 2 + precision.startswith(ON_GPU)
+def exactness(precision: str) -> tuple[int, bool]:
+    """Of two runs of a draw the one with more of it counts: by its arithmetic, then the package's."""
+    arithmetic, _, where = precision.partition(", ")
+    return ("bfloat16", ON_GPU, "float32").index(arithmetic), where != LOOP
 
 
 def in_order(precisions: set[str]) -> list[str]:
@@ -275,7 +289,8 @@ def in_order(precisions: set[str]) -> list[str]:
 
 def ways(theirs: dict[int, dict], draws: list[int]) -> str:
     """A cell: in what arithmetic SetFit was run, and how many draws of each where there are several."""
-    counts = Counter(theirs[draw]["precision"].partition(",")[0] for draw in draws)
+    kinds = (theirs[draw]["precision"].partition(", ") for draw in draws)
+    counts = Counter(f"{kind} (loop)" if where == LOOP else kind for kind, _, where in kinds)
     return ", ".join(f"{n} {kind}" if len(counts) > 1 else kind for kind, n in sorted(counts.items()))
 
 
@@ -308,7 +323,8 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--methods", nargs="+", choices=(DEFAULT, SETFIT), default=[DEFAULT, SETFIT])
     parser.add_argument("--first", type=int, default=0, help="number of the first draw")
-    parser.add_argument("--bfloat16", action="store_true", help="SetFit under autocast")
+    parser.add_argument("--bfloat16", action="store_true", help="SetFit under autocast, on a CPU")
+    parser.add_argument("--loop", action="store_true", help="SetFit by setfit_steps.py, on a CPU, too")
     parser.add_argument(
         "--page", action="store_true", help="print the tables of the results, measure nothing"
     )

@@ -27,6 +27,7 @@ from speed import classifier, evaluation, finetuning, growth, joint, maml, noteb
 from fewshot_lib.data.cache import atomic_write
 
 HERE = Path(__file__).parent
+RECORDED = HERE.parent / "results" / "setfit.jsonl"
 START, END = "<!-- made by side_by_side.py: begin -->", "<!-- made by side_by_side.py: end -->"
 PARTS = {
     "evaluation": ("Episodes, and prototypes on them", evaluation),
@@ -85,7 +86,7 @@ def run(part: str, options: argparse.Namespace) -> Found | None:
     """Measures a part; None where it has nothing to read."""
     start, curves = time.perf_counter(), []
     if part == "classifier":
-        if not (options.setfit and options.setfit.is_file()):
+        if not options.setfit.is_file():
             return None
         rows = classifier.measure(options.setfit)
     elif part == "growth":
@@ -140,7 +141,7 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--setfit", type=Path, help="what setfit_peer.py has recorded")
+    parser.add_argument("--setfit", type=Path, default=RECORDED, help="what setfit_peer.py has recorded")
     parser.add_argument("--again", action="store_true", help="measure parts again that are finished")
     parser.add_argument("--tiny", action="store_true", help="does everything run? (the numbers mean nothing)")
     parser.add_argument("--out", type=Path, default=Path("build/side_by_side"))

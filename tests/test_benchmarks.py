@@ -84,8 +84,10 @@ def test_setfit_is_compared_on_the_draws_that_both_have(side_by_side, tmp_path):
     path.write_text("\n".join(map(json.dumps, [*fits, untimed])), encoding="utf-8")
     rows = side_by_side.classifier.measure(path)
     assert rows == [["a", "1", "1", "1.00", "300.0", "float32", "**300**"]]
-    recorded = side_by_side.classifier.measure(FOLDER.parent / "results" / "setfit.jsonl")
+    recorded = side_by_side.classifier.measure(side_by_side.RECORDED)
     assert {tuple(row[:2]) for row in recorded} >= {("amazon", str(shots)) for shots in (1, 2, 4)}
+    rows = side_by_side.table(side_by_side.classifier.HEAD, recorded)
+    assert "\n".join(rows) in (FOLDER / "README.md").read_text(encoding="utf-8"), "not the recorded fits"
 
 
 @pytest.mark.slow
@@ -201,11 +203,42 @@ def test_setfits_steps_bring_texts_of_a_class_together_and_leave_the_encoder_alo
     assert gaps[1] > gaps[0]
 
 
+@pytest.mark.slow
+def test_setfits_steps_do_not_depend_on_how_texts_are_read(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import setfit_steps
+
+    from fewshot_lib.encoders import TextEncoder
+
+    monkeypatch.setattr(setfit_steps, "DECAY", 1.0)  # 0.01 of few steps is not seen
+    encoder, texts = TextEncoder(), ["a cat", "some money in the bank", "a dog that barks at night", "a bank"]
+    fit = [[*texts * 3]], [["animal", "finance"] * 6], False
+    packed, padded = (setfit_steps.tuned(encoder, *fit, packed=packed)[0].model for packed in (True, False))
+    start, end, other = (
+        torch.cat([p.detach().flatten() for p in model.parameters()])
+        for model in (encoder.model, packed, padded)
+    )
+    assert (end - other).abs().max() < (end - start).abs().max() / 20
+
+    unused = encoder.tokenizer.convert_tokens_to_ids("zebra")
+    before, after = (
+        model.get_input_embeddings().weight[unused].detach() for model in (encoder.model, packed)
+    )
+    alone = before.clone().requires_grad_()
+    optimizer = torch.optim.AdamW([alone], weight_decay=setfit_steps.DECAY)
+    for rate in setfit_steps.rates_of(-(-len(setfit_steps.pairs_of(fit[1][0])[0]) // setfit_steps.BATCH)):
+        optimizer.param_groups[0]["lr"], alone.grad = float(rate), torch.zeros_like(alone)
+        optimizer.step()
+    assert not torch.allclose(after, before, rtol=1e-5, atol=0)
+    assert torch.allclose(after, alone, rtol=1e-6, atol=0)
+
+
 def test_of_a_draw_run_in_two_arithmetics_the_more_exact_one_counts(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     import setfit_peer
 
     kinds = [("default", "float32"), ("setfit", "bfloat16"), ("setfit", "TF32, a GPU")]
+    kinds += [("setfit", "bfloat16, loop")]
     rows = [
         {"dataset": "a", "shots": 1, "draw": draw, "method": method, "precision": precision}
         | {"accuracy": 50.0 + 10 * number + draw, "cpu_seconds": 1.0}
@@ -215,6 +248,19 @@ def test_of_a_draw_run_in_two_arithmetics_the_more_exact_one_counts(monkeypatch)
     table, told = "\n".join(setfit_peer.tables(rows)), "draws run in both: -10.00"
     assert "| 70.5 ± " in table and "60.5" not in table and told in table
     assert "| -20.0 ± 0.0 | TF32 | 1.00 s | 1 s, bfloat16 | 1 |" in table
+    slow = "\n".join(setfit_peer.tables([row for row in rows if row["precision"] != "TF32, a GPU"]))
+    assert "| -10.0 ± 0.0 | bfloat16 | 1.00 s" in slow  # the package before the loop
+    rest = [row for row in rows if row["precision"] in ("float32", "bfloat16, loop")]
+    loop = "\n".join(setfit_peer.tables(rest))
+    assert "| -30.0 ± 0.0 | bfloat16 (loop) | 1.00 s |  |  |" in loop
+
+
+def test_the_page_beside_setfit_has_the_table_of_what_was_recorded(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import setfit_peer
+
+    table = setfit_peer.tables(setfit_peer.results(FOLDER.parent / setfit_peer.RESULTS))
+    assert "\n".join(table) in (FOLDER / "setfit_peer.md").read_text(encoding="utf-8")
 
 
 def test_the_kept_rows_of_metaprompting_are_those_of_its_table():

@@ -1,4 +1,4 @@
-"""Soft prompts of 100 episodes tuned together, and one episode at a time on texts padded to 512 tokens.
+"""Soft prompts of many episodes tuned together, and one episode at a time on texts padded to 512 tokens.
 
 The library tunes the prompts of many episodes in one pass, without columns of padding and short texts with
 short. The loop is what a tokenizer with ``padding="max_length"`` and one prompt at a time make of the same
