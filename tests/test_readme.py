@@ -104,3 +104,25 @@ def test_every_command_is_understood(command):
     name, *arguments = shlex.split(command)[2:]
     if name not in ("test", "lab", "setup"):  # which course.py hands on to others
         assert parser().parse_args([name, *arguments]).function
+
+
+def test_files_that_pages_and_notebooks_name_are_there():
+    folders = (
+        "README.md",
+        "RESULTS.md",
+        "benchmarks/*.md",
+        "data/*.md",
+        "teaching/**/*.md",
+        "notebooks/**/*.ipynb",
+    )
+    pages = [page for pattern in folders for page in ROOT.glob(pattern)]
+    named = re.compile(
+        r"(?<![\w/.-])((?:benchmarks|data|fewshot_lib|notebooks|results|teaching|tests)/[\w/.-]*\w\.(?:csv|ipynb|jsonl?|md|py))\b"
+    )
+    missing = {
+        f"{page.relative_to(ROOT)}: {name}"
+        for page in pages
+        for name in named.findall(page.read_text(encoding="utf-8"))
+        if not (ROOT / name).exists()
+    }
+    assert len(pages) > 40 and not missing

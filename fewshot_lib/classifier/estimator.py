@@ -61,7 +61,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         "photos" (``PhotoEncoder``), "pixels" (the least that can be done) or a module (n, c, h, w) -> (n, d)
         (None: "photos" where it is installed, else "pixels").
     max_tokens: of texts, after how many the encoder stops reading (None: where it was published to, 256 of
-        MiniLM; 512 there takes longer and is no better, see ``benchmarks/own_data.md``).
+        MiniLM; 512 there take longer, and are better on 20 Newsgroups and worse on Reuters:
+        ``benchmarks/own_data.md``).
     size, color: of picture *files*, as in ``data.from_folder`` (None: as suits the encoder); arrays stay.
     names: "auto" (the labels themselves, where they are words), None, or {label: name}. Used with texts.
     template: the sentence that a name is put into.

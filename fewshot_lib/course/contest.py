@@ -105,27 +105,34 @@ def critical_difference(n_methods: int, n_settings: int) -> float:
 def difference_panels(
     table: Table, reference: str, transductive: Sequence[str] = (), least: float = -25
 ) -> Figure:
-    """Points against ``reference``, a panel for every number of ways; below ``least`` the frame ends."""
+    """Points against ``reference``, a column for every number of ways; below ``least`` the frame ends.
+
+    Below, the same lines nearer to zero.
+    """
     all_ways, names = sorted({ways for ways, _ in table}), list(next(iter(table.values())))
-    size = (2.2 + 2.6 * len(all_ways), 4.6)
-    fig, axes = plt.subplots(1, len(all_ways), figsize=size, sharey=True, layout="constrained", squeeze=False)
-    for ax, ways in zip(axes[0], all_ways, strict=True):
+    size = (2.2 + 2.6 * len(all_ways), 7.6)
+    fig, axes = plt.subplots(
+        2, len(all_ways), figsize=size, sharey="row", layout="constrained", squeeze=False
+    )
+    for (ax, near), ways in zip(axes.T, all_ways, strict=True):
         shots = sorted(k for n, k in table if n == ways)
         for number, name in enumerate(name for name in names if name != reference):
             line = [against(table, (ways, k), name, reference) for k in shots]
-            band_plot(ax, shots, line, name, number % len(COLOURS))
-            ax.lines[-1].set(
-                linestyle="--" if name in transductive else "-",
-                fillstyle="none" if number >= len(COLOURS) else "full",
-            )
-        ax.axhline(0, color="black", linewidth=1.5)
-        ax.set(
-            xscale="log", xticks=shots, title=f"{ways} ways", xlabel="examples per class", ylim=(least, 10)
-        )
-        ax.set_xticklabels(shots)
-        ax.set_ylabel("")
-        ax.minorticks_off()
+            for panel in (ax, near):
+                band_plot(panel, shots, line, name, number % len(COLOURS))
+                panel.lines[-1].set(
+                    linestyle="--" if name in transductive else ":" if number >= len(COLOURS) else "-",
+                    fillstyle="none" if number >= len(COLOURS) else "full",
+                )
+        for panel, limits in ((ax, (least, 10)), (near, (-4, 4))):
+            panel.axhline(0, color="black", linewidth=1.5)
+            panel.set(xscale="log", xticks=shots, ylim=limits, xlabel="", ylabel="")
+            panel.set_xticklabels(shots)
+            panel.minorticks_off()
+        ax.set_title(f"{ways} ways")
+        near.set_xlabel("examples per class")
     axes[0, 0].set_ylabel(f"points against {reference}\n(band: 95 % interval, same episodes)")
+    axes[1, 0].set_ylabel("the same, nearer to zero")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     return fig
 
@@ -170,20 +177,21 @@ def cost_figure(rows: Mapping[str, tuple[Entrant, Mapping[Setting, tuple[float, 
 
 
 def rank_figure(ranks: Tensor, names: Sequence[str], difference: float) -> Figure:
-    """Ranks (settings, methods): the means, best on top, each with a bar as long as the critical difference.
+    """Ranks (settings, methods): the means, best on top, and a band from the best, as wide as ``difference``.
 
-    Methods whose bars reach the mean of the best are not told apart from it. Grey: the settings.
+    Methods whose means lie in it are not told apart from the best. Grey: a disc for every rank, the larger,
+    the more settings have it.
     """
     order = ranks.mean(0).argsort().tolist()
-    fig, ax = plt.subplots(figsize=(7.5, 1 + 0.32 * len(order)), layout="constrained")
+    fig, ax = plt.subplots(figsize=(7.5, 1 + 0.36 * len(order)), layout="constrained")
+    best = float(ranks.mean(0).min())
+    ax.axvspan(best, best + difference, color=COLOURS[0], alpha=0.12, linewidth=0)
     for row, m in enumerate(order):
-        mean = float(ranks[:, m].mean())
-        ax.plot([mean - difference, mean], [row, row], color=COLOURS[0], linewidth=2, alpha=0.5)
-        ax.plot(mean, row, marker=MARKERS[0], color=COLOURS[0])
-        ax.scatter(ranks[:, m], [row + 0.25] * len(ranks), s=9, color="grey", alpha=0.6)
-    ax.axvline(float(ranks.mean(0).min()), color="black", linestyle="--", linewidth=1)
+        found, times = ranks[:, m].unique(return_counts=True)
+        ax.scatter(found, [row] * len(found), s=16 * times, color="grey", alpha=0.4, linewidth=0)
+        ax.plot(float(ranks[:, m].mean()), row, marker=MARKERS[0], color=COLOURS[0])
     ax.set(yticks=range(len(order)), yticklabels=[names[m] for m in order], xlim=(0.5, len(order) + 0.5))
-    ax.set_xlabel("rank, 1 is best (mean; bar: critical difference; grey: the settings)")
+    ax.set_xlabel("rank, 1 is best (blue: mean; grey: the settings; band: critical difference)")
     ax.invert_yaxis()
     ax.grid(axis="x", alpha=0.3)
     return fig

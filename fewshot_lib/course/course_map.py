@@ -66,7 +66,7 @@ def course_map(here: str, folder: Path = Path()) -> Figure:
     fig, ax = plt.subplots(figsize=(10, 2.9), layout="constrained")
     for a, b in ARROWS:
         (x0, y0), (x1, y1) = CHAPTERS[a].place, CHAPTERS[b].place
-        dx, dy = (0.4, 0) if x1 > x0 else (0, 0.3 * (y1 - y0))  # from a box's right side, or from its edge
+        dx, dy = (0.4, 0) if x1 > x0 else (0, 0.3 if y1 > y0 else -0.3)  # from a box's right side or edge
         line = {"arrowstyle": "->", "color": "grey"}
         ax.annotate("", (x1 - dx, y1 - dy), (x0 + dx, y0 + dy), arrowprops=line)
     for chapter in CHAPTERS:

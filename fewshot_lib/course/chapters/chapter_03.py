@@ -114,7 +114,8 @@ def moved_weights(
     show(
         fig,
         alt="Two planes with the four support examples on the unit circle. The two weight arrows start "
-        "between their examples and turn away from the other class; in the product head they also grow.",
+        "between their examples and turn away from the other class; they get longer, more so in the "
+        "product head.",
         caption=f"Arrows: the rows of W after {', '.join(map(str, at))} steps. Circles and squares: the "
         "support. Star: the query. After the most steps each arrow has turned beyond its own examples.",
     )
@@ -172,10 +173,13 @@ def over_steps(
         ax.minorticks_off()
         ax.grid(alpha=0.3)
     left.legend()
+    falls = [
+        f"{'rises first' if loss[1] > loss[0] else 'falls'} with {name}" for name, loss in losses.items()
+    ]
     show(
         fig,
         alt="Left: points against no fine-tuning after each number of steps, a line with a band for each "
-        "number of shots. Right: the loss on the support, which falls for all of them.",
+        f"number of shots. Right: the loss on the support, which {'; '.join(falls)}.",
         caption="Where the loss on the right falls and the accuracy on the left does not rise, the head "
         "learns its examples and nothing else.",
     )

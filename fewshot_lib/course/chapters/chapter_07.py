@@ -227,7 +227,7 @@ def rounds_figure(members: Tensor, weights: Sequence[Tensor], nodes: Sequence[Te
         _plane(ax, "start: all alike" if round_number == 0 else f"after round {round_number}")
         for i, (example, weight) in enumerate(zip(members, a.tolist(), strict=True)):
             vector(ax, example.tolist(), f"$z_{i}$", 0, width=0.6 + 7 * weight)
-        vector(ax, (1.15 * node / node.norm()).tolist(), "c", 4, style="--")
+        vector(ax, node.tolist(), "c", 4, style="--")
         ax.set_xlabel("weights " + ", ".join(f"{weight:.2f}" for weight in a.tolist()))
     return fig
 

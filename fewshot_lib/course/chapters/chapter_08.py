@@ -204,7 +204,9 @@ def model_figure(parts: Mapping[str, tuple[int, str]]) -> Figure:
         arrow(ax, start, end)
     frame: dict[str, Any] = {"fill": False, "linestyle": "--", "edgecolor": "dimgrey"}
     ax.add_patch(FancyBboxPatch((3.65, -0.55), 5.6, 2.95, boxstyle="round,pad=0.05", **frame))
-    ax.text(6.45, -0.95, "one block; there are two", ha="center", fontsize=10, color="dimgrey")
+    ax.text(
+        6.45, -0.95, "one block; there are two (numbers: of both)", ha="center", fontsize=10, color="dimgrey"
+    )
     ax.text(9.75, 3.25, "1 − γ", fontsize=11)
     ax.text(9.75, 1.05, "γ", fontsize=11)
     ax.set(xlim=(-1.15, 13.9), ylim=(-1.2, 4))
@@ -254,14 +256,18 @@ def links_figure(attention: Tensor, names: Sequence[str]) -> Figure:
             )
         ax.text(4 * i, -0.1, "5 examples", ha="center", fontsize=9)
         ax.text(4 * i, 1.68 + 1.0, f"reads itself: {attention[i, i]:.2f}", ha="center", fontsize=9)
-    for i, j, bend in ((0, 1, 0.0), (1, 0, 0.0), (1, 2, 0.0), (2, 1, 0.0)):
+    for i, j in ((0, 1), (1, 0), (1, 2), (2, 1)):
         up = 2.2 if j < i else 1.8
         step = 1.1 if j > i else -1.1  # node i reads node j: the arrow comes from j
         weight = float(attention[i, j])
-        style = {"linewidth": 0.5 + 6 * weight, "connectionstyle": f"arc3,rad={bend}"}
-        arrow(ax, (4 * j - step, up), (4 * i + step, up), **style)
+        arrow(ax, (4 * j - step, up), (4 * i + step, up), linewidth=0.5 + 6 * weight)
         ax.text(2 * (i + j), up + (0.15 if up > 2 else -0.42), f"{weight:.2f}", ha="center", fontsize=10)
-    ax.set(xlim=(-1.5, 9.5), ylim=(-0.4, 3.1))
+    for i, j, places, top in ((0, 2, (0.3, 7.7), 3.1), (2, 0, (8.3, -0.3), 3.6)):  # over the one between
+        weight, (to, start) = 0.5 + 6 * float(attention[i, j]), places
+        ax.plot([start, start, to], [2.95, top, top], color="black", linewidth=weight)
+        arrow(ax, (to, top), (to, 2.95), linewidth=weight)
+        ax.text(4, top + 0.08, f"{attention[i, j]:.2f}", ha="center", fontsize=10)
+    ax.set(xlim=(-1.5, 9.5), ylim=(-0.4, 4))
     ax.axis("off")
     return fig
 

@@ -81,9 +81,10 @@ def show_differences(table: Table, reference: str, transductive: Sequence[str]) 
     show(
         contest.difference_panels(table, reference, transductive),
         alt=f"Paired differences to {reference} of the other methods against the number of examples per "
-        "class, a panel for each number of ways.",
+        "class, a column for each number of ways; below, the same nearer to zero.",
         caption=f"The line at zero is {reference}. Dashed: transductive, it sees all queries at once. What "
-        "lies below the frame is worse by more than 25 points.",
+        "lies below the upper frame is worse by more than 25 points. The lower row is for the methods that "
+        "come near.",
     )
 
 
@@ -117,6 +118,11 @@ def reasons(table: Table, few: Setting, many: Setting, reference: str) -> str:
             "equation (1) it shrinks with every example.",
         ),
         (
+            worse(few, "ProtoMAML (04)"),
+            "*ProtoMAML* learned a whole linear layer and its rates on training classes, without a look at "
+            "names or validation classes. Perhaps the layer fits these classes more than new ones.",
+        ),
+        (
             worse(few, "prompt, not tuned (05)"),
             "*The prompt that is not tuned* is behind. The small language model fills gaps, and nobody "
             "taught it to tell classes apart by its vector at a gap, as the sentence encoder was taught.",
@@ -140,9 +146,10 @@ def show_ranks(ranks: Tensor, names: Sequence[str], difference: float) -> None:
     """Mean ranks, and how far apart they have to be."""
     show(
         contest.rank_figure(ranks, names, difference),
-        alt="Mean rank of every inductive method over all settings, the best on top, each with a bar as "
-        "long as the critical difference.",
-        caption="A method whose bar reaches the dashed line is not told apart from the best.",
+        alt="Mean rank of every inductive method over all settings, the best on top, and a band from the "
+        "best mean, as wide as the critical difference.",
+        caption="A method whose mean lies in the band is not told apart from the best. The larger a grey "
+        "disc, the more settings have this rank.",
     )
 
 
