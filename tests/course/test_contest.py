@@ -76,6 +76,10 @@ def test_the_figures_have_every_method_and_every_setting(table):
     ranks = torch.tensor([[1.0, 2, 3], [3, 1, 2], [2, 1, 3]])
     (ax,) = contest.rank_figure(ranks, ["a", "b", "c"], 0.5).axes
     assert [label.get_text() for label in ax.get_yticklabels()] == ["b", "a", "c"]
+    (band,) = ax.patches  # from the best mean, 4/3, as wide as the difference
+    assert (band.get_x(), band.get_width()) == pytest.approx((4 / 3, 0.5))
+    of_b, _, of_c = (rows.get_sizes() for rows in ax.collections)
+    assert of_b[0] == 2 * of_b[1] and of_c[1] == 2 * of_c[0]  # b has the rank 1 twice, c the rank 3
     plt.close("all")
 
 
