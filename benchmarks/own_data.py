@@ -19,17 +19,19 @@ import argparse
 from pathlib import Path
 
 import torch
-from own_data_parts import auto, choose, compare, cut, suggest, unknown, unlabelled
+from own_data_parts import auto, choose, compare, cut, suggest, unknown, unlabelled, weight, wrong_names
 
 from fewshot_lib.encoders import TextEncoder
 
 PARTS = {
     "compare": compare,
+    "wrong_names": wrong_names,
     "cut": cut,
     "unlabelled": unlabelled,
     "auto": auto,
     "unknown": unknown,
     "suggest": suggest,
+    "weight": weight,
     "choose": choose,
 }
 
@@ -58,7 +60,7 @@ def main() -> None:
     torch.set_num_threads(1)
     encoder = TextEncoder()
     options.out.mkdir(parents=True, exist_ok=True)
-    for name in ["validation"] if options.part == "choose" else options.datasets:
+    for name in ["validation"] if options.part in ("weight", "choose") else options.datasets:
         lines = list(PARTS[options.part].table(name, options, encoder))
         file = options.out / f"{options.part}-{name}.md"
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")

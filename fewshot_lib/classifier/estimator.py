@@ -33,6 +33,7 @@ from fewshot_lib.classifier.inputs import (
     picture_form,
     recognise,
 )
+from fewshot_lib.classifier.name_weight import found_weight
 from fewshot_lib.classifier.onnx import to_onnx
 from fewshot_lib.classifier.suggestion import suggest
 from fewshot_lib.classifier.unlabelled import without_examples
@@ -54,9 +55,10 @@ class Labelled(NamedTuple):
 class FewShotClassifier(ClassifierMixin, BaseEstimator):
     """A classifier of texts, pictures or features from a few examples of each class.
 
-    method: None for the default (``names_as_examples``; logistic regression where the classes have no names),
-        any few-shot method of the library, or "auto": another one where held-out examples are clearly for it,
-        from three examples a class on. A transductive one answers the inputs of *one* call together.
+    method: None for the default (``NamesAsExamples``, in which the examples say how much the names count:
+        see ``name_weight``; logistic regression where the classes have no names), any few-shot method of the
+        library, or "auto": another one where held-out examples are clearly for it, from three examples a
+        class on. A transductive one answers the inputs of *one* call together.
     encoder: of texts a name or path for ``TextEncoder`` (None: all-MiniLM-L6-v2) or a module; of pictures
         "photos" (``PhotoEncoder``), "pixels" (the least that can be done) or a module (n, c, h, w) -> (n, d)
         (None: "photos" where it is installed, else "pixels").
@@ -171,7 +173,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             names[label] = name or naming.spoken(label)
             self.names_ = [names[known] for known in self.classes_.tolist()]
             self.name_features_ = self._encode_names()
-        return self._learn()
+        return self._learn(self.method_)
 
     def remove_class(self, label: Any) -> Self:
         """One class less; two have to stay."""
@@ -191,12 +193,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if self.names_ is not None and self.name_features_ is not None:
             self.names_ = [name for c, name in enumerate(self.names_) if c != gone]
             self.name_features_ = self.name_features_[torch.arange(len(self.name_features_)) != gone]
-        return self._learn()
+        return self._learn(self.method_)
 
-    def _learn(self, held_out: HeldOut | None = None) -> Self:
+    def _learn(self, method: Method | None = None, held_out: HeldOut | None = None) -> Self:
         """From features, labels and names: the episode, the method, and what held-out examples say of it.
 
-        held_out: where it is known already, the method is chosen as well.
+        method, held_out: where they are known already.
         """
         self.n_examples_ = np.bincount(self.labels_.numpy(), minlength=len(self.classes_))
         rows = torch.full((len(self.classes_), int(self.n_examples_.max())), -1)
@@ -205,8 +207,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             rows[c, : len(own)] = own
         self.rows_, self.mask_ = rows.clamp_min(0), rows >= 0
         self.support_ = self.features_[self.rows_]  # (N, K, d)
-        if held_out is None:
-            self.method_ = self._chosen_method()
+        self.method_ = self._chosen_method() if method is None else method
         self.head_ = methods.head_of(self.method_, self.support_, self.mask_, self.name_features_)
         self.held_out_ = self._hold_out(self.method_) if held_out is None else held_out
         self._judge()
@@ -218,7 +219,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             return self
         self.encoder_ = tuning.tune_on(self, self.rows_[self.mask_])
         self.features_, self.name_features_ = self._encode(self.inputs_), self._encode_names()
-        return self._learn(held_out)
+        return self._learn(self.method_, held_out)
 
     def _judge(self) -> None:
         n, correct = len(self.held_out_), int(self.held_out_.correct.sum())
@@ -228,18 +229,24 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def _chosen_method(self) -> Method:
         if self.method is None:
-            return methods.default_method(self.name_features_, self.unlabelled_)
+            return self._default_method()
         if not (isinstance(self.method, str) and self.method == "auto"):
             methods.check_method(self.method, self.name_features_)
             return self.method  # type: ignore[return-value]
         if self.n_examples_.min() < methods.AUTO_FROM:
             self.choice_: dict[str, float] = {}
-            return methods.default_method(self.name_features_, self.unlabelled_)
-        candidates = methods.candidates(self.name_features_, self.unlabelled_)
+            return self._default_method()
+        candidates = methods.candidates(self._default_method(), self.name_features_)
         found = {m: self._hold_out(m) for m in candidates}
         self.choice_ = {m.name: float(h.correct.double().mean()) for m, h in found.items()}
         leads = [m for m in candidates if clearly_better(found[m], found[candidates[0]])]
         return max(leads, key=lambda method: self.choice_[method.name]) if leads else candidates[0]
+
+    def _default_method(self) -> Method:
+        if self.name_features_ is None:
+            return methods.default_method(None, self.unlabelled_)
+        weight = found_weight(self.support_, self.mask_, self.name_features_)
+        return methods.default_method(self.name_features_, self.unlabelled_, weight)
 
     def _hold_out(self, method: Method) -> HeldOut:
         names = self.name_features_

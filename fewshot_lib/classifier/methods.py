@@ -16,24 +16,26 @@ from fewshot_lib.prototypes import (
     SoftmaxHead,
     cosine_prototypes,
     name_mix,
-    names_as_examples,
     zero_shot,
 )
 
 AUTO_FROM = 3  # examples of every class: with fewer, the choice is a lottery
 
 
-def default_method(names: Tensor | None, pool: Tensor | None = None) -> Any:
-    """Names as examples, without names where there are none; it reads the unlabelled pool if one is given."""
+def default_method(names: Tensor | None, pool: Tensor | None = None, weight: float = 3.0) -> Any:
+    """Names as examples, without names where there are none; it reads the unlabelled pool if one is given.
+
+    weight: of a name.
+    """
     if pool is not None and len(pool):
-        return WithUnlabelled(uses_names=names is not None, pool=pool)
-    return names_as_examples if names is not None else NamesAsExamples(uses_names=False)
+        return WithUnlabelled(weight=weight, uses_names=names is not None, pool=pool)
+    return NamesAsExamples(weight, uses_names=names is not None)
 
 
-def candidates(names: Tensor | None, pool: Tensor | None = None) -> list[Any]:
+def candidates(default: Any, names: Tensor | None) -> list[Any]:
     """What ``method="auto"`` chooses from, the default first: it wins where several are equal."""
-    plain = [default_method(names, pool), NamesAsExamples(uses_names=False), cosine_prototypes]
-    with_names = [] if names is None else [names_as_examples, name_mix, zero_shot]
+    plain = [default, NamesAsExamples(uses_names=False), cosine_prototypes]
+    with_names = [] if names is None else [NamesAsExamples(default.weight), name_mix, zero_shot]
     return list({method.name: method for method in plain + with_names}.values())
 
 

@@ -8,7 +8,7 @@ examples and the names,
 
     (1)  q_uk ∝ p_uk²                          a little surer than the head is
     (2)  m_k = Σ_u q_uk x_u                    the mean of what looks like class k, brought to length 1
-    (3)  v_k = w · Σ_u q_uk² / Σ_u q_uk        its weight: as of a name, times how sure (1) is of these texts
+    (3)  v_k = 3 · Σ_u q_uk² / Σ_u q_uk        its weight: 3 examples, times how sure (1) is of these texts
 
 and the mean m_k joins the examples of k in the convex problem of ``names_as_examples``. Nothing in it expects
 as many texts of one class as of another; and a class of which the pool holds nothing gets a mean of doubtful
@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_lib.prototypes import NamesAsExamples, fit_softmax
+
+WEIGHT = 3.0  # of a mean of which (1) is quite sure: as of a name before examples are asked
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -43,7 +45,7 @@ class WithUnlabelled(NamesAsExamples):
         head = fit_softmax(features, weights, self.C_of(features.shape[1]))
         q = (2 * head(unit.expand(len(features), -1, -1))).softmax(-1).to(features)  # (E, U, N)
         means = F.normalize(q.mT @ unit, dim=-1)
-        sure = self.weight * q.square().sum(1) / q.sum(1).clamp_min(torch.finfo(q.dtype).tiny)
+        sure = WEIGHT * q.square().sum(1) / q.sum(1).clamp_min(torch.finfo(q.dtype).tiny)
         return torch.cat([means.unsqueeze(2), features], 2), torch.cat([sure.unsqueeze(-1), weights], -1)
 
 

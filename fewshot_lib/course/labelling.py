@@ -154,6 +154,8 @@ def _about(classifier: "FewShotClassifier") -> Iterator[str]:
         yield f"The encoder was tuned: {tuned} of held-out examples are right, {frozen} with the frozen one."
     if classifier.kind_ == "texts" and classifier.names_ is None:
         yield "The labels are not used as names: they are codes, or you said so."
+    elif (weight := getattr(classifier.method_, "weight", None)) is not None and counts.max() > 1:
+        yield f"The name of a class counts as {weight:.1f} examples (so your examples say; usually 3)."
     if not (n := len(classifier.held_out_)):
         yield "How accurate it is cannot be told: no class has a second example."
         return

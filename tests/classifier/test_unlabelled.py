@@ -6,7 +6,7 @@ from numpy.testing import assert_array_equal
 from torch.testing import assert_close
 
 from fewshot_lib.classifier import FewShotClassifier
-from fewshot_lib.classifier.unlabelled import WithUnlabelled, without_examples
+from fewshot_lib.classifier.unlabelled import WEIGHT, WithUnlabelled, without_examples
 from fewshot_lib.prototypes import NamesAsExamples, cosine_prototypes
 
 
@@ -36,7 +36,7 @@ def test_it_stays_inductive():
     np.testing.assert_allclose(clf.predict_proba(asked), alone, atol=1e-12)
 
 
-def test_the_mean_of_each_class_joins_the_examples_with_a_weight_below_that_of_a_name():
+def test_the_mean_of_each_class_joins_the_examples_with_a_weight_below_that_of_three_examples():
     x = torch.from_numpy(clouds(3)[0]).view(1, 4, 3, 16)
     pool = torch.from_numpy(clouds(20, 2)[0])
     method = WithUnlabelled(pool=pool)
@@ -46,8 +46,8 @@ def test_the_mean_of_each_class_joins_the_examples_with_a_weight_below_that_of_a
     for k in range(4):
         mean = F.normalize((q[:, k : k + 1] * F.normalize(pool, dim=-1)).sum(0), dim=0)
         assert_close(features[0, k, 0], mean)
-        assert_close(weights[0, k, 0], method.weight * (q[:, k] ** 2).sum() / q[:, k].sum())
-    assert (weights[0, :, 0] < method.weight).all()
+        assert_close(weights[0, k, 0], WEIGHT * (q[:, k] ** 2).sum() / q[:, k].sum())
+    assert (weights[0, :, 0] < WEIGHT).all()
 
 
 def test_episodes_of_a_batch_are_answered_as_if_alone():

@@ -1,0 +1,40 @@
+"""Whether the examples may say how much the names count: on training and validation classes."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Iterator
+
+import torch
+from own_data_draws import PER_CLASS, SEED, interval, read
+from own_data_parts.choose import CHOSEN_ON, one_of_choice
+from own_data_parts.wrong_names import SHARES, of_one
+
+from fewshot_lib.encoders import TextEncoder
+
+WAYS = 64  # most classes of a task
+INTRODUCTION = """## Whether the examples are asked
+
+`weight`: the sets of the next section and its classes, other seeds. Points gained where held-out examples
+say how much the names count, over w = 3 for all, in the mean over the sets; paired, with 95 % intervals over
+tasks. A share of the names is handed round. In bfloat16 (`FEWSHOT_BF16=1`).
+"""
+
+
+def table(name: str, options: argparse.Namespace, encoder: TextEncoder) -> Iterator[str]:
+    """One row for each share of wrong names."""
+    sets = [read(name, encoder, ("train", "val"), PER_CLASS) for name in CHOSEN_ON]
+    shots, seeds = [n for n in options.shots if n > 1], range(SEED, SEED + options.draws)
+    yield f"### Training and validation classes of {len(sets)} sets, {options.draws} tasks of each\n"
+    yield f"| names that are wrong | {' | '.join(f'{n} examples' for n in shots)} |"
+    yield "|---" * (1 + len(shots)) + "|"
+    for share in SHARES:
+        cells = []
+        for n_shot in shots:
+            tasks = itertools.product(sets, seeds)
+            draws = [one_of_choice(one, seed, share, WAYS).draw(n_shot, seed) for one, seed in tasks]
+            ours, fixed, _ = torch.tensor([of_one(draw) for draw in draws], dtype=torch.float64).T
+            cells.append(interval((ours - fixed).tolist()))
+        yield f"| {share:.0%} | {' | '.join(cells)} |"
+    yield ""
