@@ -1,4 +1,4 @@
-"""Where to cut long texts: the default on features of an encoder that reads less of a text, or more."""
+"""Where to cut long texts: names as examples on features of an encoder that reads less of a text, or more."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ CUTS = (128, 256, 512)  # tokens
 INTRODUCTION = """## Where to cut
 
 `cut`: all training and validation classes, the first 60 texts of each, of the sets with long texts; accuracy
-of the default in % with the first 256 tokens of every text, as its encoder was published, and points gained
-or lost with the first 128 (on such texts it was trained) and the first 512 (all that it has positions for);
-paired, with 95 % intervals over draws. In bfloat16 (`FEWSHOT_BF16=1`).
+of names as examples, w = 3, in % with the first 256 tokens of every text, as its encoder was published, and
+points gained or lost with the first 128 (on such texts it was trained) and the first 512 (all that it has
+positions for); paired, with 95 % intervals over draws. In bfloat16 (`FEWSHOT_BF16=1`).
 """
 
 
