@@ -16,7 +16,14 @@ from fewshot_lib.core import Method, seed_everything
 from fewshot_lib.finetuning import TIM, FineTuning, TransductiveFineTuning
 from fewshot_lib.graphs import Combined, GATTransformer, InContext, RelationalNetwork
 from fewshot_lib.multitask import RandomRotation, Task, TaskSampler, train_jointly
-from fewshot_lib.prototypes import SoftKMeans, cosine_prototypes, name_mix, names_as_examples, zero_shot
+from fewshot_lib.prototypes import (
+    SoftKMeans,
+    cosine_prototypes,
+    name_mix,
+    names_as_examples,
+    weighed_names,
+    zero_shot,
+)
 
 BASELINE = names_as_examples.name  # what every other row is compared with, in pairs
 
@@ -50,6 +57,7 @@ ROWS: dict[str, Method | Trained] = {
     "prototypes": cosine_prototypes,
     "names + prototypes": name_mix,
     BASELINE: names_as_examples,
+    weighed_names.name: weighed_names,
     "cosine fine-tuning": FineTuning(temperature=0.1, lr=0.01, steps=20),
     "relational": Trained(lambda d: RelationalNetwork(head=names_as_examples), RELATIONAL),
     "GAT-Transformer": Trained(GATTransformer, PROJECTED, rotated=True),

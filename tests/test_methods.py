@@ -43,6 +43,7 @@ from fewshot_lib.prototypes import (
     name_mix,
     names_as_examples,
     simple_shot,
+    weighed_names,
     zero_shot,
 )
 
@@ -152,6 +153,7 @@ METHODS = {
     "SimpleShot": Case(lambda: simple_shot(torch.ones(D))),
     "logistic regression": Case(lambda: logistic_regression, atol=1e-3),  # scikit-learn's own tolerance
     "names as examples": Case(lambda: names_as_examples),
+    "names as examples, weighed": Case(lambda: weighed_names),
     "soft k-means": Case(SoftKMeans, transductive=True),
     "soft k-means, classes of any share": Case(lambda: SoftKMeans(balanced=False), transductive=True),
     "logistic regression, batched": Case(lambda: NamesAsExamples(uses_names=False)),

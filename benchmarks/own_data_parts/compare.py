@@ -10,10 +10,16 @@ import torch.nn.functional as F
 from own_data_draws import accuracy, compared, read
 from torch import Tensor
 
-from fewshot_lib.classifier.name_weight import found_weight
 from fewshot_lib.core import Method, few_shot_method, half_width
 from fewshot_lib.encoders import TextEncoder
-from fewshot_lib.prototypes import NamesAsExamples, cosine_prototypes, name_mix, names_as_examples, zero_shot
+from fewshot_lib.prototypes import (
+    NamesAsExamples,
+    cosine_prototypes,
+    name_mix,
+    names_as_examples,
+    weighed_names,
+    zero_shot,
+)
 
 INTRODUCTION = """# A few examples of all classes at once
 
@@ -39,15 +45,8 @@ def nearest_neighbour(support: Tensor, query: Tensor, support_mask: Tensor | Non
     return cosines.amax(-1).mT
 
 
-@few_shot_method("names as examples", transductive=False, uses_names=True)
-def default(support: Tensor, query: Tensor, names: Tensor) -> Tensor:
-    """What ``FewShotClassifier`` does with one episode, E = 1: the examples say how much the names count."""
-    mask = torch.ones(support.shape[1:3], dtype=torch.bool)
-    return NamesAsExamples(found_weight(support[0], mask, names[0]))(support, query, names)
-
-
 METHODS: tuple[Method, ...] = (
-    default,
+    weighed_names,
     names_as_examples,
     NamesAsExamples(C=10, uses_names=False),
     NamesAsExamples(C=1, uses_names=False),
@@ -94,7 +93,7 @@ def label(method: Method) -> str:
             if method.uses_names
             else f"logistic regression, C = {method.C}"
         )
-    return method.name
+    return "names as examples" if method is weighed_names else method.name
 
 
 def cell(accuracies: Tensor, best: Tensor | None) -> str:

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 import torch
 from own_data_draws import PER_CLASS, SEED, Set, compared, interval, read
 
-from fewshot_lib.classifier.name_weight import found_weight
 from fewshot_lib.classifier.unlabelled import WithUnlabelled
 from fewshot_lib.encoders import TextEncoder
-from fewshot_lib.prototypes import NamesAsExamples
+from fewshot_lib.prototypes import NamesAsExamples, found_weight
 
 N_POOL = 20  # unlabelled texts of a class
 POOLS = (
@@ -61,7 +60,7 @@ def one_of_unlabelled(found: Set, n_known: int, n_shot: int, seed: int) -> list[
     even = torch.cat(pools)
     uneven = torch.cat([pool[: max(1, len(pool) >> k)] for k, pool in enumerate(pools)])
     mixed = torch.cat([even, foreign[torch.randperm(len(foreign), generator=generator)[: len(even)]]])
-    weight = found_weight(support[0], torch.ones(support.shape[1:3], dtype=torch.bool), names[0])
+    weight = float(found_weight(support, names))
     read_too = [WithUnlabelled(weight, pool=found.features[pool]) for pool in (even, uneven, mixed)]
     answers = [method(support, query, names)[0].argmax(-1) for method in (NamesAsExamples(weight), *read_too)]
     return [100 * float((answer == labels).double().mean()) for answer in answers]

@@ -7,27 +7,26 @@ from collections.abc import Iterator
 
 import torch
 from own_data_draws import SEED, Draw, accuracy, compared, interval, read
-from own_data_parts.compare import default
-from torch import Tensor
+from own_data_parts.choose import handed_round
 
 from fewshot_lib.encoders import TextEncoder
-from fewshot_lib.prototypes import NamesAsExamples, names_as_examples
+from fewshot_lib.prototypes import NamesAsExamples, names_as_examples, weighed_names
 
 SHARES = (0.0, 0.3, 0.6, 1.0)  # of the names
 INTRODUCTION = """## Names that do not fit
 
-`wrong_names`: the classes of the first section, seeds from 1000 on; a share of the names is handed round
-among as many classes, drawn anew each time. Held-out examples say how much the names count: accuracy in %,
-and in brackets the points that this brings over w = 3 for all, and over logistic regression, which reads no
-names; paired, with 95 % intervals over draws.
+`wrong_names`: the classes of the first section, seeds from 1000 on; about this share of the names is handed
+round among as many classes, drawn anew each time. Held-out examples say how much the names count: accuracy in
+%, and in brackets the points that this brings over w = 3 for all, and over logistic regression, which reads
+no names; paired, with 95 % intervals over draws.
 """
 
 
 def table(name: str, options: argparse.Namespace, encoder: TextEncoder) -> Iterator[str]:
     """The table of one data set."""
     found = read(name, encoder, *compared(name))
-    shots = [n for n in options.shots if n > 1]
-    yield f"### {name}: {len(found.names)} classes, {options.draws} draws\n"
+    shots, n_way = [n for n in options.shots if n > 1], len(found.names)
+    yield f"### {name}: {n_way} classes, {options.draws} draws\n"
     columns = [f"{n} examples (over w = 3; over no names)" for n in shots]
     yield f"| names that are wrong | {' | '.join(columns)} |"
     yield "|---" * (1 + len(shots)) + "|"
@@ -36,9 +35,9 @@ def table(name: str, options: argparse.Namespace, encoder: TextEncoder) -> Itera
         for n_shot in shots:
             rows = []
             for seed in range(SEED, SEED + options.draws):
-                draw = found.draw(n_shot, seed)
-                draw = draw._replace(names=handed_round(draw.names[0], share, seed).unsqueeze(0))
-                rows.append(of_one(draw))
+                draw, generator = found.draw(n_shot, seed), torch.Generator().manual_seed(seed)
+                moved = torch.randperm(len(found.names), generator=generator)[: round(share * n_way)]
+                rows.append(of_one(draw._replace(names=handed_round(found.names, moved).unsqueeze(0))))
             ours, fixed, without = torch.tensor(rows, dtype=torch.float64).T
             gains = [interval((ours - other).tolist(), "+.1f") for other in (fixed, without)]
             cells.append(f"{interval(ours.tolist())} ({'; '.join(gains)})".replace("± +", "± "))
@@ -48,13 +47,5 @@ def table(name: str, options: argparse.Namespace, encoder: TextEncoder) -> Itera
 
 def of_one(draw: Draw) -> list[float]:
     """Accuracies in %: the default, w = 3, no names."""
-    methods = default, names_as_examples, NamesAsExamples(uses_names=False)
+    methods = weighed_names, names_as_examples, NamesAsExamples(uses_names=False)
     return [accuracy(method, draw) for method in methods]
-
-
-def handed_round(names: Tensor, share: float, seed: int) -> Tensor:
-    """Names (N, d), of which a share, at random, go each to the next of them."""
-    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
-    names, moved = names.clone(), order[: round(share * len(names))]
-    names[moved] = names[moved.roll(1)]
-    return names

@@ -33,13 +33,13 @@ from fewshot_lib.classifier.inputs import (
     picture_form,
     recognise,
 )
-from fewshot_lib.classifier.name_weight import found_weight
 from fewshot_lib.classifier.onnx import to_onnx
 from fewshot_lib.classifier.suggestion import suggest
 from fewshot_lib.classifier.unlabelled import without_examples
 from fewshot_lib.core import Method, whole_number
 from fewshot_lib.data.reporting import progress
 from fewshot_lib.encoders import PhotoEncoder
+from fewshot_lib.prototypes import NamesAsExamples, found_weight
 
 CHUNK = 1024  # inputs that are encoded and answered at a time
 
@@ -55,10 +55,10 @@ class Labelled(NamedTuple):
 class FewShotClassifier(ClassifierMixin, BaseEstimator):
     """A classifier of texts, pictures or features from a few examples of each class.
 
-    method: None for the default (``NamesAsExamples``, in which the examples say how much the names count:
-        see ``name_weight``; logistic regression where the classes have no names), any few-shot method of the
-        library, or "auto": another one where held-out examples are clearly for it, from three examples a
-        class on. A transductive one answers the inputs of *one* call together.
+    method: None for the default (``NamesAsExamples``, and the examples say how much the names count, see
+        ``prototypes.name_weight``; logistic regression where the classes have no names), any few-shot method
+        of the library, or "auto": another one where held-out examples are clearly for it, from three examples
+        a class on. A transductive one answers the inputs of *one* call together.
     encoder: of texts a name or path for ``TextEncoder`` (None: all-MiniLM-L6-v2) or a module; of pictures
         "photos" (``PhotoEncoder``), "pixels" (the least that can be done) or a module (n, c, h, w) -> (n, d)
         (None: "photos" where it is installed, else "pixels").
@@ -155,6 +155,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def add_class(self, label: Any, X: Any, name: str | None = None) -> Self:
         """One class more, from its inputs X; the examples of the others are not encoded again.
 
+        The method, and how much names count, stay as ``fit`` found them: fit anew to choose again.
         name: where the classes have names; None takes the label itself.
         """
         check_is_fitted(self)
@@ -176,7 +177,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return self._learn(self.method_)
 
     def remove_class(self, label: Any) -> Self:
-        """One class less; two have to stay."""
+        """One class less; two have to stay. The method stays, as in ``add_class``."""
         check_is_fitted(self)
         tuning.check_frozen(self.encoder_)
         if label not in self.classes_.tolist():
@@ -243,9 +244,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return max(leads, key=lambda method: self.choice_[method.name]) if leads else candidates[0]
 
     def _default_method(self) -> Method:
-        if self.name_features_ is None:
-            return methods.default_method(None, self.unlabelled_)
-        weight = found_weight(self.support_, self.mask_, self.name_features_)
+        weight = NamesAsExamples.weight
+        if self.name_features_ is not None:
+            episode = self.support_, self.name_features_, self.mask_
+            weight = float(found_weight(*(part.unsqueeze(0) for part in episode)))
         return methods.default_method(self.name_features_, self.unlabelled_, weight)
 
     def _hold_out(self, method: Method) -> HeldOut:

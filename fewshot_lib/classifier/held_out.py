@@ -48,23 +48,15 @@ class HeldOut:
 
     def temperature(self) -> float:
         """T of the module's docstring; 1 where nothing could be judged."""
-        return self._at_best_temperature()[0]
-
-    def log_likelihood(self) -> float:
-        """Of the labels, up to a constant, at that T and with its own density: 0 where there are none."""
-        return self._at_best_temperature()[1]
-
-    def _at_best_temperature(self) -> tuple[float, float]:
         if not len(self):
-            return 1.0, 0.0
+            return 1.0
         from scipy.optimize import minimize_scalar
 
         def cost(log_t: float) -> float:
             log_p = (self.logits / math.exp(log_t)).log_softmax(-1)
             return -float(log_p.gather(1, self.labels.unsqueeze(1)).sum()) + log_t**2 / 2
 
-        best = minimize_scalar(cost, bounds=(-4, 4), method="bounded")
-        return math.exp(float(best.x)), -float(best.fun)
+        return math.exp(float(minimize_scalar(cost, bounds=(-4, 4), method="bounded").x))
 
     def threshold(self, coverage: float, temperature: float) -> float:
         """The largest 1 − p of a class that is still in the conformal set."""

@@ -22,7 +22,7 @@ from fewshot_lib.prototypes import (
 AUTO_FROM = 3  # examples of every class: with fewer, the choice is a lottery
 
 
-def default_method(names: Tensor | None, pool: Tensor | None = None, weight: float = 3.0) -> Any:
+def default_method(names: Tensor | None, pool: Tensor | None, weight: float) -> Any:
     """Names as examples, without names where there are none; it reads the unlabelled pool if one is given.
 
     weight: of a name.

@@ -32,6 +32,7 @@ from fewshot_lib.prototypes import (
     cosine_prototypes,
     euclidean_prototypes,
     name_mix,
+    weighed_names,
     zero_shot,
 )
 
@@ -40,7 +41,7 @@ UNWRITTEN = 128  # `max_tokens` of text encoders in folders that do not say it
 DESCRIPTION, NUMBERS = "classifier.json", "classifier.safetensors"
 KINDS = (NamesAsExamples, WithUnlabelled, FineTuning, TransductiveFineTuning, TIM)
 SETTINGS: dict[str, Any] = {kind.__name__: kind for kind in KINDS}
-FUNCTIONS = {m.name: m for m in (cosine_prototypes, euclidean_prototypes, name_mix, zero_shot)}
+FUNCTIONS = {m.name: m for m in (cosine_prototypes, euclidean_prototypes, name_mix, weighed_names, zero_shot)}
 LABELS = "iubUf"  # the kinds of labels, as numpy calls them
 OF_COLUMNS = ("n_features_in_", "feature_names_in_")
 KEYS = set(

@@ -143,6 +143,7 @@ def _pool(arguments: argparse.Namespace, inputs: Any) -> Any:
 def _about(classifier: "FewShotClassifier") -> Iterator[str]:
     """What was learnt, and how good it is as far as its own examples can tell."""
     from fewshot_lib.classifier import TunedEncoder
+    from fewshot_lib.prototypes import NamesAsExamples
 
     counts = classifier.n_examples_
     each = " to ".join(map(str, sorted({counts.min(), counts.max()})))
@@ -154,8 +155,9 @@ def _about(classifier: "FewShotClassifier") -> Iterator[str]:
         yield f"The encoder was tuned: {tuned} of held-out examples are right, {frozen} with the frozen one."
     if classifier.kind_ == "texts" and classifier.names_ is None:
         yield "The labels are not used as names: they are codes, or you said so."
-    elif (weight := getattr(classifier.method_, "weight", None)) is not None and counts.max() > 1:
-        yield f"The name of a class counts as {weight:.1f} examples (so your examples say; usually 3)."
+    method = classifier.method_
+    if classifier.names_ is not None and isinstance(method, NamesAsExamples) and method.uses_names:
+        yield f"The name of a class counts as {method.weight:.1f} examples at most (3 before any was asked)."
     if not (n := len(classifier.held_out_)):
         yield "How accurate it is cannot be told: no class has a second example."
         return

@@ -2,8 +2,8 @@
 
 Beside them the baselines that every result must be compared with (``baselines``): names alone, names +
 prototypes, SimpleShot, logistic regression. And the strongest of them, logistic regression in which a name is
-one more example (``names_as_examples``); and, transductive, prototypes that the queries move
-(``with_queries``).
+one more example (``names_as_examples``), counting as much as the examples say (``weighed_names``); and,
+transductive, prototypes that the queries move (``with_queries``).
 """
 
 from fewshot_lib.prototypes.baselines import (
@@ -25,4 +25,5 @@ from fewshot_lib.prototypes.means import (
     train_prototypical,
 )
 from fewshot_lib.prototypes.name_examples import NamesAsExamples, SoftmaxHead, fit_softmax, names_as_examples
+from fewshot_lib.prototypes.name_weight import found_weight, weighed_names
 from fewshot_lib.prototypes.with_queries import SoftKMeans

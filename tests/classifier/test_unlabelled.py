@@ -39,7 +39,7 @@ def test_it_stays_inductive():
 def test_the_mean_of_each_class_joins_the_examples_with_a_weight_below_that_of_three_examples():
     x = torch.from_numpy(clouds(3)[0]).view(1, 4, 3, 16)
     pool = torch.from_numpy(clouds(20, 2)[0])
-    method = WithUnlabelled(pool=pool)
+    method = WithUnlabelled(9.0, pool=pool)
     features, weights = method.training_set(x)
     assert features.shape == (1, 4, 4, 16) and weights.shape == (1, 4, 4)
     q = (2 * NamesAsExamples().fit(x)(pool.unsqueeze(0))[0]).softmax(-1)

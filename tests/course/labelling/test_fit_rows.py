@@ -1,8 +1,10 @@
 """The rows that `fit` learns from: without a text or label, and unlabelled ones."""
 
+import re
+
 import pytest
 
-from fewshot_lib.classifier import inputs
+from fewshot_lib.classifier import FewShotClassifier, inputs
 
 from .helpers import CLASSES, Bag, run, write
 
@@ -34,3 +36,15 @@ def test_unlabelled_rows_are_learnt_from_and_a_file_of_another_kind_is_refused(b
         run("fit", table, "--out", tmp_path / "model", "--unlabelled", tmp_path)
     with pytest.raises(ValueError, match=r"There is no .*none\.csv"):
         run("fit", table, "--out", tmp_path / "model", "--unlabelled", tmp_path / "none.csv")
+
+
+def test_it_says_how_much_a_name_counts_where_names_are_read(bag, pictures, tmp_path, capsys):
+    rows = [[f"{word} {i}", label] for label, words in CLASSES.items() for i in range(3) for word in [words]]
+    table = write(tmp_path / "train.csv", [["text", "label"], *rows])
+    said = r"The name of a class counts as (\d\.\d) examples at most"
+    run("fit", table, "--out", tmp_path / "model")
+    weight = FewShotClassifier.load(tmp_path / "model", encoder=Bag()).method_.weight
+    assert re.search(said, capsys.readouterr().out)[1] == f"{weight:.1f}"
+    for silent in ([table, "--no-names"], [pictures]):
+        run("fit", *silent, "--out", tmp_path / "model")
+        assert not re.search(said, capsys.readouterr().out)

@@ -1,0 +1,108 @@
+r"""How much the names of the classes count: the examples have a say in it.
+
+In ``name_examples`` the name of a class counts as much as w r_k examples, with w = 3 chosen on validation
+classes. Your names may say more than theirs, or nothing. Where a class has two examples, one can be held out
+and asked about. With z_i(w) the logits of a held-out example i of class y_i, s_i its weight in the head, and
+T the temperature of the probabilities,
+
+    (1)  log p(w | examples) = log p(w) + max_T [ log p(T) + Σ_i s_i log Softmax(z_i(w) / T)[y_i] ] + constant
+    (2)  log w = Σ_v p(v | examples) log v
+
+over a few v, from 0.3 to 9. Before an example is asked, log w ~ Normal(log 3, 1) and log T ~ Normal(0, 1).
+Without T, larger logits would win, and with them a larger w, for the answers of a few examples are less sure
+than they are right. What all this brings, with names that fit and with wrong ones:
+``benchmarks/own_data.md``.
+
+One example of every class is held out at a time (of many a fourth), so that no class is short of one while
+the others are not. Classes with one example have none to spare, and take no part.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from fewshot_lib.core import check_axes, few_shot_method
+from fewshot_lib.prototypes.name_examples import fit_softmax, names_as_examples
+
+USUAL = names_as_examples.weight
+WEIGHTS = (0.3, 1.0, 3.0, 9.0)  # the v of (2)
+LOG_T = torch.linspace(-4, 4, 81).tolist()
+FOLDS, ENOUGH = 4, 256  # as many folds are asked as it takes to have so many answers
+MOST = 16  # examples of a class in the mean: beside more a name counts little, and asking them takes long
+
+
+@few_shot_method("names as examples, weighed", transductive=False, uses_names=True)
+def weighed_names(
+    support: Tensor, query: Tensor, names: Tensor, support_mask: Tensor | None = None
+) -> Tensor:
+    """Names as examples with the w of (2).
+
+    support (E, N, K, d), query (E, M, d), names (E, N, d), support_mask (E, N, K) -> logits (E, M, N).
+    """
+    weight = found_weight(support, names, support_mask)
+    training_set = _weighed(weight, *names_as_examples.training_set(support, names, support_mask))
+    return fit_softmax(*training_set, names_as_examples.C_of(support.shape[1]))(query).to(query.dtype)
+
+
+def found_weight(support: Tensor, names: Tensor, support_mask: Tensor | None = None) -> Tensor:
+    """w of (2), (E,) float64: support (E, N, K, d), names (E, N, d), support_mask (E, N, K).
+
+    3 where fewer than two classes have an example to spare, or all have more than MOST in the mean.
+    """
+    check_axes(support=(support, "ENKd"), names=(names, "ENd"), support_mask=(support_mask, "ENK"))
+    mask = torch.ones_like(support[..., 0]) if support_mask is None else support_mask
+    spare = mask.sum(-1) > 1  # (E, N)
+    if spare.all():
+        return _of_episodes(support, names, mask.bool())
+    found = torch.full(spare.shape[:1], USUAL, dtype=torch.float64, device=support.device)
+    for e, own in enumerate(spare):
+        if own.sum() > 1:
+            found[e] = _of_episodes(*(part[e, own].unsqueeze(0) for part in (support, names, mask.bool())))
+    return found
+
+
+def _of_episodes(support: Tensor, names: Tensor, mask: Tensor) -> Tensor:
+    """w of (2), (E,), where every class has two examples or more."""
+    held_out, asked = _folds(mask)
+    n_folds, C = len(asked), names_as_examples.C_of(support.shape[1])
+    kept = (mask & ~held_out).flatten(0, 1)
+    sets = names_as_examples.training_set(support.repeat(n_folds, 1, 1, 1), names.repeat(n_folds, 1, 1), kept)
+    query = support.masked_fill(~mask.unsqueeze(-1), 0).flatten(1, 2).repeat(n_folds, 1, 1)
+    log_p = []
+    for v in WEIGHTS:
+        head = fit_softmax(*_weighed(torch.full((len(query),), v).to(query), *sets), C)
+        logits = head(query).unflatten(1, mask.shape[1:]).unflatten(0, asked.shape[:2])
+        log_p.append(_at_best_temperature(logits, asked) - math.log(v / USUAL) ** 2 / 2)
+    log_v = torch.tensor(WEIGHTS, dtype=torch.float64, device=support.device).log()
+    found = (torch.stack(log_p, -1).to(log_v).softmax(-1) @ log_v).exp()
+    return torch.where(asked.flatten(2).any(2).any(0), found, USUAL)
+
+
+def _folds(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Which examples are held out together, and the s_i of those that are asked, else 0: (F, E, N, K)."""
+    counts = mask.sum(-1, keepdim=True)
+    fold = (mask.cumsum(-1) - 1) % FOLDS
+    held_out = torch.stack([mask & (fold == each) for each in range(min(FOLDS, int(counts.max())))])
+    n = held_out.flatten(2).sum(2)  # (F, E)
+    wanted = (n.cumsum(0) - n < ENOUGH) & (counts.double().mean((1, 2)) <= MOST)
+    s = counts.double().mean(1, keepdim=True) / counts
+    used = max(1, int(wanted.any(1).sum()))
+    return held_out[:used], (held_out * wanted[..., None, None] * s)[:used]
+
+
+def _at_best_temperature(logits: Tensor, asked: Tensor) -> Tensor:
+    """The maximum over T in (1), (E,): logits (F, E, N, K, N) of examples with the s_i (F, E, N, K)."""
+    own = torch.arange(logits.shape[2], device=logits.device).view(-1, 1, 1).expand(logits[..., :1].shape)
+
+    def at(log_t: float) -> Tensor:
+        log_p = (logits / math.exp(log_t)).log_softmax(-1).gather(-1, own)[..., 0]
+        return (log_p * asked).sum((0, 2, 3)) - log_t**2 / 2
+
+    return torch.stack([at(log_t) for log_t in LOG_T]).amax(0)
+
+
+def _weighed(weight: Tensor, features: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """A training set in which the names count as much as the weights (E,) say."""
+    of_names = weights[..., -1:] * (weight / USUAL).view(-1, 1, 1)
+    return features, torch.cat([weights[..., :-1].to(of_names), of_names], -1)
