@@ -156,7 +156,7 @@ def _about(classifier: "FewShotClassifier") -> Iterator[str]:
     if classifier.kind_ == "texts" and classifier.names_ is None:
         yield "The labels are not used as names: they are codes, or you said so."
     method = classifier.method_
-    if classifier.names_ is not None and isinstance(method, NamesAsExamples) and method.uses_names:
+    if isinstance(method, NamesAsExamples) and method.uses_names:
         yield f"The name of a class counts as {method.weight:.1f} examples at most (3 before any was asked)."
     if not (n := len(classifier.held_out_)):
         yield "How accurate it is cannot be told: no class has a second example."

@@ -37,6 +37,11 @@ def test_where_no_example_can_be_spared_or_there_are_many_it_is_the_usual_one(n_
     )
 
 
+def test_one_class_with_many_examples_keeps_nobody_from_asking():
+    support, names = episodes(MOST + 4)
+    assert (found_weight(support, names, masked(MOST + 4, 5, 5, 5, 5, 5)) != names_as_examples.weight).all()
+
+
 @pytest.mark.parametrize("n_shot", [2, 3, 8])
 def test_names_that_fit_count_more_and_names_of_other_classes_less(n_shot):
     support, names = episodes(n_shot)
@@ -121,9 +126,9 @@ def test_names_that_fit_are_not_lost_where_few_classes_have_many_examples():
 
 
 def test_where_the_examples_stand_in_a_mask_does_not_matter():
-    support, names = episodes(5)
-    gaps = torch.tensor([False, True, True, False, True]).expand(E, N, 5)
-    packed = found_weight(support[:, :, [1, 2, 4]], names)
+    support, names = episodes(6)
+    gaps = torch.tensor([True, False, False, False, True, True]).expand(E, N, 6)
+    packed = found_weight(support[:, :, [0, 4, 5]], names)
     assert_close(found_weight(support.masked_fill(~gaps.unsqueeze(-1), torch.nan), names, gaps), packed)
 
 
