@@ -29,6 +29,7 @@ USUAL = names_as_examples.weight
 WEIGHTS = (0.3, 1.0, 3.0, 9.0)  # the v of (2)
 LOG_T = torch.linspace(-4, 4, 81).tolist()
 FOLDS, ENOUGH = 4, 256  # as many folds are asked as it takes to have so many answers
+TOLERANCE = 1e-3  # of the heads that are asked, in the gradient: w is the same to four digits
 MOST = 16  # examples of a class in the mean: beside more a name counts little, and asking them takes long
 
 
@@ -71,7 +72,7 @@ def _of_episodes(support: Tensor, names: Tensor, mask: Tensor) -> Tensor:
     query = support.masked_fill(~mask.unsqueeze(-1), 0).flatten(1, 2).repeat(n_folds, 1, 1)
     log_p = []
     for v in WEIGHTS:
-        head = fit_softmax(*_weighed(torch.full((len(query),), v).to(query), *sets), C)
+        head = fit_softmax(*_weighed(torch.full((len(query),), v).to(query), *sets), C, TOLERANCE)
         logits = head(query).unflatten(1, mask.shape[1:]).unflatten(0, asked.shape[:2])
         log_p.append(_at_best_temperature(logits, asked) - math.log(v / USUAL) ** 2 / 2)
     log_v = torch.tensor(WEIGHTS, dtype=torch.float64, device=support.device).log()
