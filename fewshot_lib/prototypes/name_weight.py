@@ -94,11 +94,12 @@ def _folds(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 def _at_best_temperature(logits: Tensor, asked: Tensor) -> Tensor:
     """The maximum over T in (1), (E,): logits (F, E, N, K, N) of examples with the s_i (F, E, N, K)."""
-    own = torch.arange(logits.shape[2], device=logits.device).view(-1, 1, 1).expand(logits[..., :1].shape)
+    fold, episode, own, shot = asked.nonzero(as_tuple=True)
+    z, s = logits[fold, episode, own, shot], asked[fold, episode, own, shot]
 
     def at(log_t: float) -> Tensor:
-        log_p = (logits / math.exp(log_t)).log_softmax(-1).gather(-1, own)[..., 0]
-        return (log_p * asked).sum((0, 2, 3)) - log_t**2 / 2
+        log_p = (z / math.exp(log_t)).log_softmax(-1).gather(-1, own.unsqueeze(-1))[:, 0]
+        return s.new_zeros(asked.shape[1]).index_add(0, episode, s * log_p) - log_t**2 / 2
 
     return torch.stack([at(log_t) for log_t in LOG_T]).amax(0)
 
