@@ -30,11 +30,12 @@ Accuracy in %; in brackets how many points *names as examples* is better on the 
 interval over draws. Inductive; nothing is trained but the head.
 
 *Names as examples* is the default of `FewShotClassifier`: from two examples of a class on, held-out ones say
-how much the names count. In the second row each counts as w = 3 examples, which was the default before. All
-settings were chosen on training and validation classes, those of the second row with 128 tokens (last two
-sections). Two things were known from test classes of Amazon, Reuters, 20 Newsgroups and HuffPost all the
-same: how an earlier form of the trust in names did, and that w = 3 is behind logistic regression on Amazon.
-HWU64 had no part in a choice. SetFit on the same draws: [setfit_peer.md](setfit_peer.md).
+how much the names count (in RESULTS.md: *names as examples, weighed*). In the second row each counts as at
+most w = 3 examples, which was the default before (in RESULTS.md: *names as examples*). All settings were
+chosen on training and validation classes, those of the second row with 128 tokens (last two sections). Two
+things were known from test classes of Amazon, Reuters, 20 Newsgroups and HuffPost all the same: how an
+earlier form of the trust in names did, and that w = 3 is behind logistic regression on Amazon. HWU64 had no
+part in a choice. SetFit on the same draws: [setfit_peer.md](setfit_peer.md).
 """
 
 

@@ -20,11 +20,11 @@ INTRODUCTION = """## Whether the examples are asked
 say how much the names count, over w = 3 for all, in the mean over the sets; paired, with 95 % intervals over
 tasks. A share of the names is handed round. In bfloat16 (`FEWSHOT_BF16=1`).
 
-Tried before, on other draws of such tasks with up to 20 classes (the script is not in the repository):
-without the maximum over T 3.2 ± 0.8 points worse than w = 3 at 2 examples where three names in ten mislead,
-with it 0.8 ± 0.7 better; in place of a mean of the four weights the best of them, or the mean of the answers
-of four heads, and three other densities of w: at most 0.9 points apart, and that where six names in ten
-mislead.
+**Taken: they are asked**, from two examples of a class on. Tried before, on other draws of such tasks with up
+to 20 classes (the script is not in the repository): without the maximum over T 3.2 ± 0.8 points worse than
+w = 3 at 2 examples where three names in ten mislead, with it 0.8 ± 0.7 better; in place of a mean of the
+four weights the best of them, or the mean of the answers of four heads, and three other densities of w: at
+most 0.9 points apart, and that where six names in ten mislead.
 """
 
 

@@ -15,10 +15,10 @@ from fewshot_lib.prototypes import NamesAsExamples, names_as_examples, weighed_n
 SHARES = (0.0, 0.3, 0.6, 1.0)  # of the names
 INTRODUCTION = """## Names that do not fit
 
-`wrong_names`: the classes of the first section, seeds from 1000 on; about this share of the names is handed
-round among as many classes, drawn anew each time. Held-out examples say how much the names count: accuracy in
-%, and in brackets the points that this brings over w = 3 for all, and over logistic regression, which reads
-no names; paired, with 95 % intervals over draws.
+`wrong_names`: the classes of the first section, seeds from 1000 on; about this share of the classes, drawn
+anew each time, get each the name of another of them. Accuracy in %, and in brackets the points that asking
+the examples brings over w = 3 for all, and over logistic regression with the same C = √N, which reads no
+names; paired, with 95 % intervals over draws. The weight of the names cannot fall below 0.3.
 """
 
 

@@ -70,9 +70,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     template: the sentence that a name is put into.
 
     Learnt: ``classes_``, ``names_`` (None: no names), ``method_``, ``n_examples_`` per class, ``accuracy_``
-    on held-out examples with its 95 % ``accuracy_interval_`` (NaN and (0, 1) where none can be held out),
-    ``temperature_`` of the probabilities; with "auto", ``choice_`` {method: held-out accuracy}; where tuning
-    was tried, ``tuning_`` {"frozen", "tuned": held-out accuracy}.
+    on held-out examples, which have also said how much names count, with its 95 % ``accuracy_interval_`` (NaN
+    and (0, 1) where none can be held out), ``temperature_`` of the probabilities; with "auto", ``choice_``
+    {method: held-out accuracy}; where tuning was tried, ``tuning_`` {"frozen", "tuned": held-out accuracy}.
     """
 
     def __init__(

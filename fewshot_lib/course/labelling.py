@@ -157,7 +157,8 @@ def _about(classifier: "FewShotClassifier") -> Iterator[str]:
         yield "The labels are not used as names: they are codes, or you said so."
     method = classifier.method_
     if isinstance(method, NamesAsExamples) and method.uses_names:
-        yield f"The name of a class counts as {method.weight:.1f} examples at most (3 before any was asked)."
+        asked = "" if method.weight == NamesAsExamples.weight else " (so the examples say; 3 before)"
+        yield f"The name of a class counts as {method.weight:.1f} examples at most{asked}."
     if not (n := len(classifier.held_out_)):
         yield "How accurate it is cannot be told: no class has a second example."
         return

@@ -1,20 +1,21 @@
 r"""How much the names of the classes count: the examples have a say in it.
 
-In ``name_examples`` the name of a class counts as much as w r_k examples, with w = 3 chosen on validation
-classes. Your names may say more than theirs, or nothing. Where a class has two examples, one can be held out
-and asked about. With z_i(w) the logits of a held-out example i of class y_i, s_i its weight in the head, and
-T the temperature of the probabilities,
+In ``name_examples`` the name of a class counts as much as w r_k examples, with w = 3 chosen on training and
+validation classes of five data sets. Your names may say more than theirs, or nothing. Where a class has two
+examples, one can be held out and asked about. With z_i(w) the logits of example i of class y_i, by a head
+that has not seen it, s_i its weight in equation (1) there, and T the temperature of the probabilities,
 
-    (1)  log p(w | examples) = log p(w) + max_T [ log p(T) + Σ_i s_i log Softmax(z_i(w) / T)[y_i] ] + constant
+    (1)  log p(w | examples) ≈ log p(w) + max_T [ log p(T) + Σ_i s_i log Softmax(z_i(w) / T)[y_i] ] + constant
     (2)  log w = Σ_v p(v | examples) log v
 
-over a few v, from 0.3 to 9. Before an example is asked, log w ~ Normal(log 3, 1) and log T ~ Normal(0, 1).
-Without T, larger logits would win, and with them a larger w, for the answers of a few examples are less sure
-than they are right. What all this brings, with names that fit and with wrong ones:
-``benchmarks/own_data.md``.
+over a few v, from 0.3 to 9, with the best T in place of a mean over all. Before an example is asked,
+log w ~ Normal(log 3, 1) and log T ~ Normal(0, 1). Without T, larger logits would win, and with them a larger
+w, for the answers of a few examples are less sure than they are right. What all this brings, with names that
+fit and with wrong ones: ``benchmarks/own_data.md``.
 
-One example of every class is held out at a time (of many a fourth), so that no class is short of one while
-the others are not. Classes with one example have none to spare, and take no part.
+The examples of each class are dealt into at most four folds, and a head has seen all but one of these: where
+all classes have as many examples, each is short of as many as any other. Classes with one example have none
+to spare, and take no part.
 """
 
 import math
@@ -47,16 +48,17 @@ def weighed_names(
 
 
 def found_weight(support: Tensor, names: Tensor, support_mask: Tensor | None = None) -> Tensor:
-    """w of (2), (E,) float64: support (E, N, K, d), names (E, N, d), support_mask (E, N, K).
+    """w of (2), (E,): support (E, N, K, d), names (E, N, d), support_mask (E, N, K).
 
-    3 where fewer than two classes have an example to spare, or all have more than MOST in the mean.
+    3 where fewer than two classes have an example to spare, or those that have hold more than MOST each in
+    the mean.
     """
     check_axes(support=(support, "ENKd"), names=(names, "ENd"), support_mask=(support_mask, "ENK"))
     mask = torch.ones_like(support[..., 0]) if support_mask is None else support_mask
     spare = mask.sum(-1) > 1  # (E, N)
     if spare.all():
         return _of_episodes(support, names, mask.bool())
-    found = torch.full(spare.shape[:1], USUAL, dtype=torch.float64, device=support.device)
+    found = support.new_full(spare.shape[:1], USUAL)
     for e, own in enumerate(spare):
         if own.sum() > 1:
             found[e] = _of_episodes(*(part[e, own].unsqueeze(0) for part in (support, names, mask.bool())))
@@ -72,12 +74,12 @@ def _of_episodes(support: Tensor, names: Tensor, mask: Tensor) -> Tensor:
     query = support.masked_fill(~mask.unsqueeze(-1), 0).flatten(1, 2).repeat(n_folds, 1, 1)
     log_p = []
     for v in WEIGHTS:
-        head = fit_softmax(*_weighed(torch.full((len(query),), v).to(query), *sets), C, TOLERANCE)
+        head = fit_softmax(*_weighed(query.new_full((len(query),), v), *sets), C, TOLERANCE)
         logits = head(query).unflatten(1, mask.shape[1:]).unflatten(0, asked.shape[:2])
         log_p.append(_at_best_temperature(logits, asked) - math.log(v / USUAL) ** 2 / 2)
-    log_v = torch.tensor(WEIGHTS, dtype=torch.float64, device=support.device).log()
-    found = (torch.stack(log_p, -1).to(log_v).softmax(-1) @ log_v).exp()
-    return torch.where(asked.flatten(2).any(2).any(0), found, USUAL)
+    log_v = torch.tensor(WEIGHTS).to(log_p[0]).log()
+    found = (torch.stack(log_p, -1).softmax(-1) @ log_v).exp()
+    return torch.where(asked.flatten(2).any(2).any(0), found, USUAL).to(support)
 
 
 def _folds(mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,8 +88,8 @@ def _folds(mask: Tensor) -> tuple[Tensor, Tensor]:
     fold = (mask.cumsum(-1) - 1) % FOLDS
     held_out = torch.stack([mask & (fold == each) for each in range(min(FOLDS, int(counts.max())))])
     n = held_out.flatten(2).sum(2)  # (F, E)
-    wanted = (n.cumsum(0) - n < ENOUGH) & (counts.double().mean((1, 2)) <= MOST)
-    s = counts.double().mean(1, keepdim=True) / counts
+    wanted = (n.cumsum(0) - n < ENOUGH) & (counts.float().mean((1, 2)) <= MOST)
+    s = counts.float().mean(1, keepdim=True) / counts
     used = max(1, int(wanted.any(1).sum()))
     return held_out[:used], (held_out * wanted[..., None, None] * s)[:used]
 
@@ -95,7 +97,8 @@ def _folds(mask: Tensor) -> tuple[Tensor, Tensor]:
 def _at_best_temperature(logits: Tensor, asked: Tensor) -> Tensor:
     """The maximum over T in (1), (E,): logits (F, E, N, K, N) of examples with the s_i (F, E, N, K)."""
     fold, episode, own, shot = asked.nonzero(as_tuple=True)
-    z, s = logits[fold, episode, own, shot], asked[fold, episode, own, shot]
+    z = logits[fold, episode, own, shot]
+    s = asked[fold, episode, own, shot].to(z)
 
     def at(log_t: float) -> Tensor:
         log_p = (z / math.exp(log_t)).log_softmax(-1).gather(-1, own.unsqueeze(-1))[:, 0]
@@ -105,6 +108,6 @@ def _at_best_temperature(logits: Tensor, asked: Tensor) -> Tensor:
 
 
 def _weighed(weight: Tensor, features: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """A training set in which the names count as much as the weights (E,) say."""
+    """A training set in which the names count as much as ``weight`` (E,) says."""
     of_names = weights[..., -1:] * (weight / USUAL).view(-1, 1, 1)
     return features, torch.cat([weights[..., :-1].to(of_names), of_names], -1)

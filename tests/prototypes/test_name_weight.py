@@ -107,7 +107,7 @@ def test_every_example_is_held_out_once_and_classes_count_alike():
     held_out, asked = _folds(mask)
     assert len(held_out) == FOLDS and (held_out.sum(0) == mask).all()
     assert (mask & ~held_out).any(-1).all()
-    assert_close(asked.sum((0, 3)), torch.full((E, 3), 4.0, dtype=torch.float64))
+    assert_close(asked.sum((0, 3)), torch.full((E, 3), 4.0))
 
 
 def test_classes_with_one_example_take_no_part():
