@@ -8,9 +8,9 @@ first 200 texts. A draw takes the given number of examples of each class, and th
 method answers the same draws, so differences are paired; intervals are over draws. The encoder is
 all-MiniLM-L6-v2, frozen, one thread.
 
-``choose`` shows how the settings of the default were chosen: on the training and validation classes of five
-other sets, some tasks with a share of wrong names. HWU64, and all test classes, play no part in it. Every
-table goes to a file of its own in ``--out``; ``page`` only joins them.
+``choose`` and ``weight`` show how the settings of the default were chosen: on the training and validation
+classes of five other sets, some tasks with a share of wrong names. HWU64, and all test classes, play no part
+in it. Every table goes to a file of its own in ``--out``; ``page`` only joins them.
 """
 
 from __future__ import annotations

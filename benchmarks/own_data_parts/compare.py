@@ -88,13 +88,11 @@ def table(name: str, options: argparse.Namespace, encoder: TextEncoder) -> Itera
 
 def label(method: Method) -> str:
     """What the tables call a method."""
-    if isinstance(method, NamesAsExamples):
-        return (
-            f"the same, w = {method.weight:g}"
-            if method.uses_names
-            else f"logistic regression, C = {method.C}"
-        )
-    return "names as examples" if method is weighed_names else method.name
+    if method is weighed_names:
+        return "names as examples"
+    if not isinstance(method, NamesAsExamples):
+        return method.name
+    return f"the same, w = {method.weight:g}" if method.uses_names else f"logistic regression, C = {method.C}"
 
 
 def cell(accuracies: Tensor, best: Tensor | None) -> str:

@@ -23,7 +23,9 @@ from torch import Tensor
 
 from fewshot_lib.prototypes import NamesAsExamples, fit_softmax
 
-WEIGHT = 3.0  # of a mean of which (1) is quite sure: as of a name before examples are asked
+WEIGHT = (
+    NamesAsExamples.weight
+)  # of a mean of which (1) is quite sure: as of a name before examples are asked
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

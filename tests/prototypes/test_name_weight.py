@@ -63,10 +63,10 @@ def test_the_answers_are_those_of_the_weight_that_was_found():
         assert_close(answers[e : e + 1], alone, atol=1e-5, rtol=0)
 
 
-def test_the_evidence_is_that_of_heads_which_have_not_seen_the_example():
+def test_a_weight_is_judged_by_heads_that_have_not_seen_the_example():
     """Equation (1), with a loop over folds and weights, and (2)."""
     support, names = episodes(3)
-    log_e = torch.zeros(len(WEIGHTS), dtype=torch.float64)
+    log_p_of = torch.zeros(len(WEIGHTS), dtype=torch.float64)
     for row, v in enumerate(WEIGHTS):
         logits = []
         for out in range(3):
@@ -76,8 +76,8 @@ def test_the_evidence_is_that_of_heads_which_have_not_seen_the_example():
         for log_t in torch.linspace(-4, 4, 801).tolist():
             log_p = [(z / torch.tensor(log_t).exp()).log_softmax(-1).diagonal().sum() for z in logits]
             best = max(best, float(sum(log_p)) - log_t**2 / 2)
-        log_e[row] = best - (torch.tensor(v / 3).log() ** 2 / 2)
-    expected = (log_e.softmax(0) @ torch.tensor(WEIGHTS, dtype=torch.float64).log()).exp()
+        log_p_of[row] = best - (torch.tensor(v / 3).log() ** 2 / 2)
+    expected = (log_p_of.softmax(0) @ torch.tensor(WEIGHTS, dtype=torch.float64).log()).exp()
     assert_close(found_weight(support, names)[0], expected, rtol=0.02, atol=0)
 
 
