@@ -99,7 +99,15 @@ def test_an_aim_is_met_or_says_by_how_much_it_is_missed():
     (line,) = [
         line for line in results_page.aims(everywhere(mean=0.79)) if line[:3] == ["bao", "inductive", "1"]
     ]
-    assert line[-1] == "1.0"
+    assert line[-1] == "missed by 1.0"
+
+
+@pytest.mark.parametrize(
+    ("mean", "said"), [(0.806, "met"), (0.794, "missed by 0.6"), (0.803, "(+0.3)"), (0.797, "(-0.3)")]
+)
+def test_an_aim_inside_the_interval_is_not_told_apart(mean, said):
+    found = results_page.verdict(results_page.Estimate(mean, 0.005), 80.0)
+    assert found.endswith(said) and found.startswith("not told apart") == ("(" in said)
 
 
 def test_published_figures_carry_their_mark_and_are_averaged_only_where_all_are_known():
