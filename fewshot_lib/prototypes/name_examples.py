@@ -132,11 +132,13 @@ def fit_softmax(features: Tensor, weights: Tensor, C: float, tolerance: float = 
     """
     exact = torch.float32 if features.device.type == "mps" else torch.float64
     (E, N, S), C_s = features.shape[:3], C * weights.flatten(1).to(exact)
-    basis, x = _in_their_span(features.flatten(1, 2).to(exact))  # (E, d, r), (E, N S, r)
+    used = (C_s != 0).any(0)  # without what only fills up classes with fewer examples than others
+    C_s, y = C_s[:, used], torch.arange(N, device=features.device).repeat_interleave(S)[used]
+    basis, x = _in_their_span(features.flatten(1, 2)[:, used].to(exact))  # (E, d, r), (E, n, r)
     x = torch.cat([x, torch.ones_like(x[..., :1])], -1)  # the last row of θ is the bias
     ridge = torch.ones_like(x[:1, 0]).unsqueeze(-1)
     ridge[:, -1] = 0
-    problem = _Problem(x, torch.arange(N, device=x.device).repeat_interleave(S), C_s, ridge)
+    problem = _Problem(x, y, C_s, ridge)
     theta = x.new_zeros(E, x.shape[-1], N)
     loss, gradient, p = problem.at(theta)
     tolerance = max(tolerance, 10 * torch.finfo(exact).eps * float(C_s.sum(-1).amax()))
