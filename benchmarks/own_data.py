@@ -8,9 +8,9 @@ first 200 texts. A draw takes the given number of examples of each class, and th
 method answers the same draws, so differences are paired; intervals are over draws. The encoder is
 all-MiniLM-L6-v2, frozen, one thread.
 
-``choose`` and ``weight`` show how the settings of the default were chosen: on the training and validation
-classes of five other sets, some tasks with a share of wrong names. HWU64, and all test classes, play no part
-in it. Every table goes to a file of its own in ``--out``; ``page`` only joins them.
+``choose``, ``weight`` and ``words`` show how the settings of the default were chosen: on the training and
+validation classes of five other sets, some tasks with a share of wrong names. HWU64, and all test classes,
+play no part in it. Every table goes to a file of its own in ``--out``; ``page`` only joins them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,18 @@ import argparse
 from pathlib import Path
 
 import torch
-from own_data_parts import auto, choose, compare, cut, suggest, unknown, unlabelled, weight, wrong_names
+from own_data_parts import (
+    auto,
+    choose,
+    compare,
+    cut,
+    suggest,
+    unknown,
+    unlabelled,
+    weight,
+    words,
+    wrong_names,
+)
 
 from fewshot_lib.encoders import TextEncoder
 
@@ -31,6 +42,7 @@ PARTS = {
     "auto": auto,
     "unknown": unknown,
     "suggest": suggest,
+    "words": words,
     "weight": weight,
     "choose": choose,
 }
@@ -60,7 +72,7 @@ def main() -> None:
     torch.set_num_threads(1)
     encoder = TextEncoder()
     options.out.mkdir(parents=True, exist_ok=True)
-    for name in ["validation"] if options.part in ("weight", "choose") else options.datasets:
+    for name in ["validation"] if options.part in ("words", "weight", "choose") else options.datasets:
         lines = list(PARTS[options.part].table(name, options, encoder))
         file = options.out / f"{options.part}-{name}.md"
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,21 +1,23 @@
 """What ``own_data.py`` measures on: classes of the published sets, and draws of a few examples of each.
 
 A draw takes the given number of examples of each class, and the whole rest is tested. Features and names are
-those of a frozen encoder.
+those of a frozen encoder, with the words of the examples beside them (``classifier.words``).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_lib import data
 from fewshot_lib.classifier.naming import TEMPLATE, spoken
+from fewshot_lib.classifier.words import WEIGHT, Words
 from fewshot_lib.core import Method, half_width
 from fewshot_lib.data import ClassDataset
-from fewshot_lib.encoders import TextEncoder, encode, extract_features
+from fewshot_lib.encoders import TextEncoder, encode, extract_features, tokens_of
 
 ALL = ("train", "val", "test")
 PER_CLASS = 60  # texts of a class that take part in the choice, and in what comes after it
@@ -33,20 +35,58 @@ class Draw(NamedTuple):
 
 
 class Set(NamedTuple):
-    """Features (n, d), labels (n,) counted from 0, features of the names (N, d), of some classes."""
+    """Some classes of a data set, as an encoder sees them.
+
+    features (n, d), labels (n,) counted from 0, names (N, d): features. tokens (n, L), said (N, L'): ids of
+    the encoder's tokenizer, of the texts and of the names alone.
+    """
 
     features: Tensor
     labels: Tensor
     names: Tensor
+    tokens: Tensor
+    said: Tensor
+    tokenizer: Any
 
-    def draw(self, n_shot: int, seed: int) -> Draw:
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(self.labels), generator=generator)
-        rows = [order[self.labels[order] == c] for c in range(len(self.names))]
-        support = torch.stack([own[:n_shot] for own in rows])
-        rest = torch.cat([own[n_shot:] for own in rows])
-        parts = self.features[support], self.features[rest], self.names
+    def draw(self, n_shot: int, seed: int, words: float = WEIGHT) -> Draw:
+        """words: α, 0 leaves them out."""
+        support, rest = self.dealt(n_shot, seed)
+        seen = self.with_words(support.flatten(), words)
+        parts = seen.features[support], seen.features[rest], seen.names
         return Draw(*(part.unsqueeze(0) for part in parts), self.labels[rest])
+
+    def dealt(self, n_shot: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Rows of the support (N, K) and of the rest (m,)."""
+        return dealt(self.labels, len(self.names), n_shot, seed)
+
+    def with_words(self, support: Tensor, weight: float = WEIGHT) -> Set:
+        """The set as a classifier sees it that has these examples (n,)."""
+        if not weight:
+            return self
+        words = Words.of(self.tokenizer, self.tokens[support], weight)
+        pairs = (self.features, self.tokens), (self.names, self.said)
+        both = [torch.cat([F.normalize(x, dim=-1), counted(words, ids)], -1) for x, ids in pairs]
+        return self._replace(features=both[0], names=both[1])
+
+    def of(self, classes: Tensor, names: Tensor) -> Set:
+        """Some of the classes, called as some rows ``names`` of all names."""
+        place = torch.full((len(self.names),), -1)
+        place[classes] = torch.arange(len(classes))
+        own = place[self.labels] >= 0
+        texts, called = (self.features[own], place[self.labels[own]]), (self.names[names],)
+        return Set(*texts, *called, self.tokens[own], self.said[names], self.tokenizer)
+
+
+def dealt(labels: Tensor, n_way: int, n_shot: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows of the examples (N, K) and of the rest (m,), of labels (n,)."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    rows = [order[labels[order] == c] for c in range(n_way)]
+    return torch.stack([own[:n_shot] for own in rows]), torch.cat([own[n_shot:] for own in rows])
+
+
+def counted(words: Words, ids: Tensor) -> Tensor:
+    """Words of many texts, (n, V)."""
+    return torch.cat([words(part) for part in ids.split(128)])
 
 
 def chosen(dataset: ClassDataset, splits: tuple[str, ...], per_class: int | None) -> tuple[Tensor, Tensor]:
@@ -64,8 +104,11 @@ def read(name: str, encoder: TextEncoder, splits: tuple[str, ...], per_class: in
     classes, rows = chosen(dataset, splits, per_class)
     whole = per_class is None  # then its features are kept on the disk
     features = extract_features(encoder, dataset)[rows] if whole else encode(encoder, dataset.take(rows))
-    said = [TEMPLATE.format(spoken(dataset.class_names[c])) for c in classes.tolist()]
-    return Set(features, torch.searchsorted(classes, dataset.labels[rows]), encode(encoder, said))
+    called = [spoken(dataset.class_names[c]) for c in classes.tolist()]
+    names = encode(encoder, [TEMPLATE.format(name) for name in called])
+    tokens = [tokens_of(encoder, list(texts))["input_ids"] for texts in (dataset.take(rows), called)]
+    labels = torch.searchsorted(classes, dataset.labels[rows])
+    return Set(features, labels, names, *tokens, encoder.tokenizer)
 
 
 def compared(name: str) -> tuple[tuple[str, ...], int | None]:

@@ -135,7 +135,7 @@ def measure(options: argparse.Namespace) -> Iterator[str]:
 @torch.no_grad()
 def at_once(found: Set, methods: list[Method], n_shot: int, n_draws: int) -> list[str]:
     """All classes: the first method, and each of the others less the first on the same draws."""
-    draws = [found.draw(n_shot, seed) for seed in range(n_draws)]
+    draws = [found.draw(n_shot, seed, words=0) for seed in range(n_draws)]
     head, *others = (torch.tensor([accuracy(method, draw) for draw in draws]) for method in methods)
     gains = [other - head for other in others]
     return [f"{head.mean():.1f}", *(f"{g.mean():+.1f} ± {half_width(g):.1f}" for g in gains)]

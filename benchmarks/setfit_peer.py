@@ -47,14 +47,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from own_data_draws import Set, chosen, compared, interval
+from own_data_draws import chosen, compared, dealt, interval
 from setfit_steps import tuned
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
+from transformers import BatchEncoding
 
 from fewshot_lib import data
 from fewshot_lib.classifier import FewShotClassifier
-from fewshot_lib.encoders import TextEncoder, encode, tokenise
+from fewshot_lib.encoders import TextEncoder, encode, tokenise, tokens_of
 from fewshot_lib.encoders.text import minilm_path
 
 N_TESTED, RESULTS = 1500, Path("results/setfit.jsonl")
@@ -69,8 +70,7 @@ def examples(
     dataset = data.load(name)
     classes, rows = chosen(dataset, splits, per_class)
     labels = torch.searchsorted(classes, dataset.labels[rows])
-    drawn = Set(torch.arange(len(rows)).unsqueeze(1), labels, classes.unsqueeze(1)).draw(n_shot, draw)
-    support, rest = drawn.support.flatten(), drawn.query.flatten()
+    support, rest = (part.flatten() for part in dealt(labels, len(classes), n_shot, draw))
     order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(draw))
     texts = dataset.take(rows)
     parts = []
@@ -80,18 +80,22 @@ def examples(
     return tuple(parts)
 
 
-class Remembering(nn.Module):
+class Remembering(TextEncoder):
     """A text encoder that reads every text once, whatever it is asked for: n texts -> (n, d)."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder, self.known = TextEncoder(), {}
+        self.known: dict[tuple[int, ...], Tensor] = {}
 
-    def forward(self, texts: list[str]) -> Tensor:
-        new = [text for text in dict.fromkeys(texts) if text not in self.known]
+    def forward(self, texts: Any) -> Tensor:
+        batch = tokens_of(self, texts)
+        pairs = zip(batch["input_ids"], batch["attention_mask"], strict=True)
+        keys = [tuple(ids[mask > 0].tolist()) for ids, mask in pairs]
+        new = [row for row, key in enumerate(keys) if key not in self.known]
         if new:
-            self.known |= zip(new, encode(self.encoder, new), strict=True)
-        return torch.stack([self.known[text] for text in texts])
+            features = super().forward(BatchEncoding({name: part[new] for name, part in batch.items()}))
+            self.known |= zip([keys[row] for row in new], features, strict=True)
+        return torch.stack([self.known[key] for key in keys])
 
 
 def of_default(

@@ -14,9 +14,10 @@ CUTS = (128, 256, 512)  # tokens
 INTRODUCTION = """## Where to cut
 
 `cut`: all training and validation classes, the first 60 texts of each, of the sets with long texts; accuracy
-of names as examples, w = 3, in % with the first 256 tokens of every text, as its encoder was published, and
-points gained or lost with the first 128 (on such texts it was trained) and the first 512 (all that it has
-positions for); paired, with 95 % intervals over draws. In bfloat16 (`FEWSHOT_BF16=1`).
+of names as examples, w = 3 and without the words, in % with the first 256 tokens of every text, as its
+encoder was published, and points gained or lost with the first 128 (on such texts it was trained) and the
+first 512 (all that it has positions for); paired, with 95 % intervals over draws. In bfloat16
+(`FEWSHOT_BF16=1`).
 """
 
 
@@ -30,7 +31,9 @@ def table(name: str, options: argparse.Namespace, encoder: TextEncoder) -> Itera
     yield "|---" * (2 + len(others)) + "|"
     for n_shot in options.shots:
         found = {
-            most: [accuracy(names_as_examples, part.draw(n_shot, seed)) for seed in range(options.draws)]
+            most: [
+                accuracy(names_as_examples, part.draw(n_shot, seed, words=0)) for seed in range(options.draws)
+            ]
             for most, part in sets.items()
         }
         own = found[encoder.max_tokens]

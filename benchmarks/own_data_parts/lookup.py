@@ -25,10 +25,10 @@ class Lookup(nn.Module):
 
 
 def fitted(known: Set, rows: Tensor, method: str | None = None) -> FewShotClassifier:
-    """The default classifier, or another, on these examples of a set."""
+    """The default classifier, or another, on these examples of a set, with their words."""
     labels = known.labels[rows].tolist()
     names = {label: f"name {label}" for label in labels}
-    classifier = FewShotClassifier(method, encoder=Lookup(known), names=names, template="{}")
+    classifier = FewShotClassifier(method, encoder=Lookup(known.with_words(rows)), names=names, template="{}")
     return classifier.fit(written(rows), labels)
 
 

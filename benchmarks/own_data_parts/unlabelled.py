@@ -51,7 +51,9 @@ def one_of_unlabelled(found: Set, n_known: int, n_shot: int, seed: int) -> list[
     classes = torch.randperm(len(found.names), generator=generator).tolist()
     rows = [order[found.labels[order] == c] for c in classes]
     known, foreign = rows[:n_known], torch.cat(rows[n_known:])
-    support = found.features[torch.stack([own[:n_shot] for own in known])].unsqueeze(0)
+    rows_of_support = torch.stack([own[:n_shot] for own in known])
+    found = found.with_words(rows_of_support.flatten())
+    support = found.features[rows_of_support].unsqueeze(0)
     names = found.names[classes[:n_known]].unsqueeze(0)
     pools = [own[n_shot : n_shot + min(N_POOL, (len(own) - n_shot) // 2)] for own in known]
     asked = [own[n_shot + len(pool) :] for own, pool in zip(known, pools, strict=True)]

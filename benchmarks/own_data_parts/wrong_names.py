@@ -35,9 +35,9 @@ def table(name: str, options: argparse.Namespace, encoder: TextEncoder) -> Itera
         for n_shot in shots:
             rows = []
             for seed in range(SEED, SEED + options.draws):
-                draw, generator = found.draw(n_shot, seed), torch.Generator().manual_seed(seed)
-                moved = torch.randperm(len(found.names), generator=generator)[: round(share * n_way)]
-                rows.append(of_one(draw._replace(names=handed_round(found.names, moved).unsqueeze(0))))
+                generator, classes = torch.Generator().manual_seed(seed), torch.arange(n_way)
+                moved = torch.randperm(n_way, generator=generator)[: round(share * n_way)]
+                rows.append(of_one(found.of(classes, handed_round(classes, moved)).draw(n_shot, seed)))
             ours, fixed, without = torch.tensor(rows, dtype=torch.float64).T
             gains = [interval((ours - other).tolist(), "+.1f") for other in (fixed, without)]
             cells.append(f"{interval(ours.tolist())} ({'; '.join(gains)})".replace("± +", "± "))

@@ -3,13 +3,14 @@
     clf = FewShotClassifier().fit(texts, labels)
     clf.predict(new), clf.predict_proba(new), clf.accuracy_, clf.save("my_model")
 
-Inputs become features by a frozen encoder; the examples are the support set of one large episode, what is to
-be labelled are its queries, and any method of the library answers. scikit-learn's interface throughout.
+Inputs become features by a frozen encoder, texts by their words as well. The examples are the support set of
+one large episode, what is to be labelled are its queries, and any method of the library answers.
+scikit-learn's interface throughout.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import wraps
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -22,11 +23,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from fewshot_lib.classifier import methods, naming, saving, tuning
+from fewshot_lib.classifier.copies import without_copies
 from fewshot_lib.classifier.explanation import Explanation, explain
 from fewshot_lib.classifier.familiar import class_centres, familiarity
 from fewshot_lib.classifier.held_out import Answer, HeldOut, clearly_better, hold_out, wilson
 from fewshot_lib.classifier.inputs import (
     OF_PIXELS,
+    chunks,
     encoder_for,
     features_of,
     labelled_folder,
@@ -36,12 +39,30 @@ from fewshot_lib.classifier.inputs import (
 from fewshot_lib.classifier.onnx import to_onnx
 from fewshot_lib.classifier.suggestion import suggest
 from fewshot_lib.classifier.unlabelled import without_examples
-from fewshot_lib.core import Method, whole_number
-from fewshot_lib.data.reporting import progress
+from fewshot_lib.classifier.words import WEIGHT, WithWords, encoded_names, with_words, without_words
+from fewshot_lib.core import Method, positive, whole_number
+from fewshot_lib.data.own.labels import tidy
+from fewshot_lib.data.reporting import first_few, progress
 from fewshot_lib.encoders import PhotoEncoder
 from fewshot_lib.prototypes import NamesAsExamples, found_weight
 
 CHUNK = 1024  # inputs that are encoded and answered at a time
+
+
+def _or_as_before(learn: Callable) -> Callable:
+    """A method that changes a classifier altogether, or, where it fails or is stopped, not at all."""
+
+    @wraps(learn)
+    def safely(self: Any, *args: Any, **options: Any) -> Any:
+        before = dict(vars(self))
+        try:
+            return learn(self, *args, **options)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    return safely
 
 
 class Labelled(NamedTuple):
@@ -68,6 +89,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     size, color: of picture *files*, as in ``data.from_folder`` (None: as suits the encoder); arrays stay.
     names: "auto" (the labels themselves, where they are words), None, or {label: name}. Used with texts.
     template: the sentence that a name is put into.
+    words: of texts, how much the words themselves count where the encoder counts 1: α of ``words``. None: 0.6
+        with a ``TextEncoder``, but for a ``method`` that is a trained network, which knows the encoder's
+        features alone.
 
     Learnt: ``classes_``, ``names_`` (None: no names), ``method_``, ``n_examples_`` per class, ``accuracy_``
     on held-out examples, which have also said how much names count, with its 95 % ``accuracy_interval_`` (NaN
@@ -82,6 +106,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         encoder: nn.Module | str | None = None,
         names: str | Mapping | None = "auto",
         template: str = naming.TEMPLATE,
+        words: float | None = None,
         max_tokens: int | None = None,
         size: int | str | tuple[int, int] | None = None,
         color: bool | None = None,
@@ -90,12 +115,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.encoder = encoder
         self.names = names
         self.template = template
+        self.words = words
         self.max_tokens = max_tokens
         self.size = size
         self.color = color
 
     # Learning
 
+    @_or_as_before
     def fit(self, X: Any, y: Any = None, *, unlabelled: Any = None, tune_encoder: bool = False) -> Self:
         """Learns from inputs X (n) and labels y (n,), of at least two classes.
 
@@ -109,14 +136,18 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """
         self._check_options(unlabelled, tune_encoder)
         kind, inputs, labels = self._training_set(X, y)
-        self.kind_, self.encoder_ = kind, encoder_for(kind, self.encoder, self.max_tokens)
+        if kind != "features":
+            inputs, labels = without_copies(inputs, labels, self.classes_)
+        self.kind_, self.encoder_ = kind, without_words(encoder_for(kind, self.encoder, self.max_tokens))
         if kind == "pictures" and self.encoder is None and not PhotoEncoder.installed():
-            warnings.warn(OF_PIXELS, stacklevel=2)
+            warnings.warn(OF_PIXELS, stacklevel=3)
         if tune_encoder:
             tuning.check(self.encoder_, kind)
         self.names_ = naming.class_names(self.names, self.classes_) if kind == "texts" else None
         self.inputs_ = list(inputs) if kind == "texts" else None
         self.picture_shape_: tuple[int, ...] | None = tuple(inputs.shape[1:]) if kind == "pictures" else None
+        if kind == "texts":
+            self.encoder_ = with_words(self.encoder_, inputs, self._weight_of_words())
         self.features_, self.labels_ = self._encode(inputs), torch.from_numpy(labels)
         self.name_features_ = self._encode_names()
         self.unlabelled_ = None
@@ -126,7 +157,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self._learn()
         return self._tune() if tune_encoder else self
 
+    def _weight_of_words(self) -> float:
+        if self.words is None:
+            return 0.0 if isinstance(self.method, nn.Module) else WEIGHT
+        return self.words
+
     def _check_options(self, unlabelled: Any, tune_encoder: bool) -> None:
+        if self.words is not None:
+            positive(or_zero=True, words=self.words)
         if unlabelled is None:
             return
         if not (self.method is None or self.method == "auto"):
@@ -152,6 +190,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"`y` holds one class, {str(self.classes_[0])!r}: give examples of two or more.")
         return kind, inputs, labels
 
+    @_or_as_before
     def add_class(self, label: Any, X: Any, name: str | None = None) -> Self:
         """One class more, from its inputs X; the examples of the others are not encoded again.
 
@@ -160,21 +199,35 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         tuning.check_frozen(self.encoder_)
-        if label in self.classes_.tolist():
-            raise ValueError(f"`label` is {label!r}, which is a class already: fit anew to change it.")
-        features = self._encode(self._recognised(X))
+        label = self._new_label(label)
+        if name is not None and self.names_ is None:
+            raise ValueError(f"`name` is {name!r}, and the classes have no names: leave it out.")
+        inputs = self._recognised(X)
+        if not len(inputs):
+            raise ValueError(f"`X` is empty: give one or more examples of {label!r}.")
+        features = self._encode(inputs)
         old = self.classes_[self.labels_.numpy()].tolist()
         names = dict(zip(self.classes_.tolist(), self.names_ or [], strict=False))
         self.classes_, labels = np.unique(np.array([*old, *[label] * len(features)]), return_inverse=True)
         self.features_ = torch.cat([self.features_, features])
         self.labels_ = torch.from_numpy(labels)
         if self.inputs_ is not None:
-            self.inputs_ = [*self.inputs_, *self._recognised(X)]
+            self.inputs_ = [*self.inputs_, *inputs]
         if self.names_ is not None:
             names[label] = name or naming.spoken(label)
             self.names_ = [names[known] for known in self.classes_.tolist()]
-            self.name_features_ = self._encode_names()
-        return self._learn(self.method_)
+        return self._with_their_words()._learn(self.method_)
+
+    @_or_as_before
+    def _new_label(self, label: Any) -> Any:
+        """The label of a class that there was not, of the same type as the others."""
+        if label in self.classes_.tolist():
+            raise ValueError(f"`label` is {label!r}, which is a class already: fit anew to change it.")
+        found, kind = _labels([label], 1), self.classes_.dtype.kind
+        if found.dtype.kind != kind:
+            there = {"U": "texts", "f": "numbers", "b": "True and False"}.get(kind, "whole numbers")
+            raise ValueError(f"`label` is {label!r}, and the other labels are {there}: give one like them.")
+        return found.tolist()[0]
 
     def remove_class(self, label: Any) -> Self:
         """One class less; two have to stay. The method stays, as in ``add_class``."""
@@ -191,10 +244,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.labels_ = labels - (labels > gone).long()
         if self.inputs_ is not None:
             self.inputs_ = [text for text, kept in zip(self.inputs_, keep.tolist(), strict=True) if kept]
-        if self.names_ is not None and self.name_features_ is not None:
+        if self.names_ is not None:
             self.names_ = [name for c, name in enumerate(self.names_) if c != gone]
-            self.name_features_ = self.name_features_[torch.arange(len(self.name_features_)) != gone]
-        return self._learn(self.method_)
+        return self._with_their_words()._learn(self.method_)
 
     def _learn(self, method: Method | None = None, held_out: HeldOut | None = None) -> Self:
         """From features, labels and names: the episode, the method, and what held-out examples say of it.
@@ -295,16 +347,17 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def stream(
         self, inputs: Iterable, *, reject: float | None = None, chunk: int = CHUNK
     ) -> Iterator[Labelled]:
-        """Answers to any number of inputs, ``chunk`` at a time: memory does not grow with them."""
+        """Answers to any number of inputs, ``chunk`` at a time: memory does not grow with them.
+
+        inputs: an iterable, or what ``predict`` takes: an array, a table, a folder of pictures.
+        """
         check_is_fitted(self)
         whole_number(1, chunk=chunk)
         if self.method_.transductive:
             fix = "use `predict` on all of them, or an inductive method"
             raise ValueError(f"{self.method_.name!r} answers the inputs of one call together: {fix}.")
-        remaining = iter(inputs)
-        while part := list(islice(remaining, chunk)):
-            whole = np.stack(part) if not isinstance(part[0], str | Path) else part
-            yield self._labelled(self._scores(self._given(whole)), reject)
+        for part in chunks(inputs, chunk):
+            yield self._labelled(self._scores(self._given(part)), reject)
 
     def suggest(self, pool: Any, n: int = 20) -> np.ndarray:
         """Which n inputs of an unlabelled pool to label next: their rows (n,), the most useful first."""
@@ -329,7 +382,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if self.kind_ == "features":
             return validate_data(self, X, reset=False)
         channels, height, width = self.picture_shape_ or (1, 1, 1)
-        kind, inputs = recognise(X, height, width, channels == 3)
+        kind, inputs = recognise(X, height, width, channels == 3, self.kind_ == "texts")
         if kind != self.kind_ and len(inputs):
             raise ValueError(f"`X` holds {kind}, and this classifier was fitted on {self.kind_}.")
         if kind == "pictures" and tuple(inputs.shape[1:]) != self.picture_shape_:
@@ -384,7 +437,18 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return features_of(self.encoder_, inputs, label)
 
     def _encode_names(self) -> Tensor | None:
-        return None if self.names_ is None else self._encode(naming.sentences(self.names_, self.template))
+        if self.names_ is None or self.encoder_ is None:
+            return None
+        return encoded_names(self.encoder_, self.names_, self.template)
+
+    def _with_their_words(self) -> Self:
+        """After other examples came or went, their words in place of the old; the encoder's part stays."""
+        if isinstance(self.encoder_, WithWords) and self.inputs_ is not None:
+            of_encoder = self.features_[:, : -len(self.encoder_.words.pieces)]
+            self.encoder_ = self.encoder_.anew(self.inputs_)
+            self.features_ = torch.cat([of_encoder, self.encoder_.of_words(self.inputs_)], -1)
+        self.name_features_ = self._encode_names()
+        return self
 
     # Keeping
 
@@ -410,21 +474,37 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
 
 def _labels(y: Any, n: int) -> np.ndarray:
-    """Labels (n,) as an array, none of them missing, all texts or all numbers."""
-    if not hasattr(y, "ndim"):
-        y = np.array(list(y), dtype=object)  # not yet as texts: NaN would become "nan"
+    """Labels (n,) as an array, none of them missing, all texts or all numbers; texts as ``tidy`` makes them.
+
+    Warns of texts that were not. ValueError names the row of a missing label.
+    """
+    if not isinstance(getattr(y, "dtype", None), np.dtype):  # as objects: NaN is not "nan", Int64 no float
+        y = np.asarray(y if hasattr(y, "ndim") else list(y), dtype=object)
     y = column_or_1d(y, warn=True)
     check_consistent_length(y, np.empty(n))
-    values = y.tolist()
+    given = y.tolist()
+    values = [tidy(label) if isinstance(label, str) else label for label in given]
     for row, label in enumerate(values):
-        if label is None or label != label or (isinstance(label, str) and not label.strip()):
-            raise ValueError(f"`y` is {label!r} in row {row} (counted from 0): every input needs a label.")
+        if _missing(label):
+            found = f"`y` is {given[row]!r} in row {row} (counted from 0)"
+            raise ValueError(f"{found}: every input needs a label.")
     if len({isinstance(label, str) for label in values}) > 1:
         raise ValueError("`y` mixes texts and numbers: make all labels one or the other.")
-    y = np.array(values) if y.dtype == object else y
+    if changed := {old: new for old, new in zip(given, values, strict=True) if old != new}:
+        pairs = first_few(f"{old!r} as {new!r}" for old, new in changed.items())
+        warnings.warn(f"`y` is read without blanks and marks that nobody sees: {pairs}.", stacklevel=5)
+    y = np.array(values) if changed or y.dtype == object else y
     if y.dtype.kind == "f":
         check_classification_targets(y)
     return y
+
+
+def _missing(label: Any) -> bool:
+    """None, an empty text, NaN and NaT (which differ from themselves) or pandas' NA (which does not say)."""
+    try:
+        return label is None or label == "" or bool(label != label)
+    except TypeError:
+        return True
 
 
 def _share(name: str, value: float) -> None:

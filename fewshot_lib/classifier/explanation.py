@@ -1,7 +1,8 @@
 """Why an input got its label: the nearest examples, and what each example and name added to the answer.
 
 For names as examples the second is exact: a logit is a sum over the training set (equation (3) of
-``prototypes.names_as_examples``), so the lead of the label over the runner-up is one, too.
+``prototypes.names_as_examples``), so the lead of the label over the runner-up is one, too. And a logit is
+linear in the features, so each word has its part in that lead.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fewshot_lib.classifier.words import WithWords
 from fewshot_lib.prototypes import NamesAsExamples
+
+MOST_WORDS = 3
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class Explanation:
     nearest: (row of the training set, its label, its text or None, cosine), the nearest first.
     name_share: which part of what speaks for the label against the second comes from class names; None where
     the method does not add up.
+    words: (word piece, what it adds to the lead over the second, in logits), those that add most; none where
+    the method has no linear head, or there are no words beside the encoder.
     """
 
     label: Any
@@ -29,11 +35,15 @@ class Explanation:
     probability: float
     nearest: list[tuple[int, Any, str | None, float]]
     name_share: float | None
+    words: list[tuple[str, float]]
 
     def __str__(self) -> str:
         lines = [f"{self.label} (probability {self.probability:.0%}; next: {self.against})"]
         if self.name_share is not None:
             lines.append(f"{self.name_share:.0%} of what speaks for it comes from the names of the classes")
+        if self.words:
+            said = ", ".join(f"{piece} {added:+.2f}" for piece, added in self.words)
+            lines.append(f"words that add to its lead: {said}")
         for row, label, text, cosine in self.nearest:
             lines.append(f"  {cosine:.2f}  {label}: {f'row {row}' if text is None else text}")
         return "\n".join(lines)
@@ -54,6 +64,7 @@ def explain(classifier: Any, features: Tensor, n: int) -> Explanation:
         float(p[first]),
         nearest,
         _name_share(classifier, features, first, second),
+        _words(classifier, features, first, second),
     )
 
 
@@ -70,3 +81,16 @@ def _name_share(classifier: Any, features: Tensor, first: int, second: int) -> f
     cosines = x @ F.normalize(features, dim=-1)[0].double()
     added = ((dual[..., first] - dual[..., second]) * cosines).clamp_min(0)
     return float(added[:, -1].sum() / added.sum().clamp_min(1e-12))
+
+
+def _words(classifier: Any, features: Tensor, first: int, second: int) -> list[tuple[str, float]]:
+    """What single words add to the lead of the first over the second."""
+    encoder, head = classifier.encoder_, classifier.head_
+    if not isinstance(encoder, WithWords) or head is None:
+        return []
+    pieces = encoder.words.pieces
+    lead = (head.weights[0, first] - head.weights[0, second])[-len(pieces) :]
+    added = lead * F.normalize(features.double(), dim=-1)[0, -len(pieces) :]
+    most = [column for column in added.argsort(descending=True)[:MOST_WORDS].tolist() if added[column] > 0]
+    said = encoder.tokenizer.convert_ids_to_tokens(pieces[most].tolist())
+    return list(zip(said, added[most].tolist(), strict=True))

@@ -1,14 +1,17 @@
 """What a person hands over, recognised and turned into features: texts, pictures, or features already.
 
-    texts       a list, an array or a pandas column of strings
-    pictures    (n, height, width) or (n, channels, height, width), paths of picture files, or a folder
+    texts       a list, an array or a pandas column of strings, also as a table of one column
+    pictures    (n, height, width) or (n, channels, height, width), a list of pictures of one shape (numpy,
+                torch, Pillow), paths of picture files, or a folder
     features    a table of numbers (n, d): numpy, torch, pandas
 
 Features are numbers that somebody else computed: only they go through scikit-learn's own checks.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence, Set
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from torch import Tensor, nn
 from fewshot_lib.core import pick_device
 from fewshot_lib.data.own.folders import pictures_below
 from fewshot_lib.data.own.pictures import from_folder, read_pictures, sides
+from fewshot_lib.data.reporting import first_few
 from fewshot_lib.encoders import PhotoEncoder, TextEncoder, encode
 
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
@@ -30,29 +34,54 @@ OF_PIXELS = (
 )
 
 
-def recognise(X: Any, height: int = SIDE, width: int = SIDE, color: bool = False) -> tuple[str, Any]:
+def recognise(
+    X: Any, height: int = SIDE, width: int = SIDE, color: bool = False, of_texts: bool = False
+) -> tuple[str, Any]:
     """("texts", list of str), ("pictures", tensor (n, c, h, w)) or ("features", X as it is).
 
-    height, width, color: in which picture *files* are read.
+    height, width, color: in which picture *files* are read. of_texts: whether texts are expected, so that
+    "screenshot.png" is one where there is no such file.
     """
     if isinstance(X, str | Path):
-        if not Path(X).is_dir():
-            raise ValueError(
-                f"`X` is {str(X)!r}: give a list of inputs, or read a file with fewshot_lib.data."
-            )
-        X = pictures_below(Path(X))
-    if isinstance(X, Tensor):
-        X = X.detach().cpu().numpy()
-    if hasattr(X, "iloc") and getattr(X, "ndim", 1) == 2 and X.shape[1] == 1 and not _numeric(X.iloc[:, 0]):
-        X = X.iloc[:, 0]  # a table with one column of texts
+        X = files_of(X)
+    if isinstance(X, Iterator | Set):
+        raise ValueError(f"`X` is a {type(X).__name__}, without rows to count: give a list, such as list(X).")
+    X = _column(X.detach().cpu().numpy() if isinstance(X, Tensor) else X)
+    values = X.tolist() if getattr(X, "ndim", 0) == 1 else X
+    if isinstance(values, list | tuple) and any(map(_is_text, values)):
+        if _are_paths(values) and not (of_texts and not any(map(os.path.isfile, values))):
+            return "pictures", read_pictures(_there(values), height, width, color)[0]
+        return "texts", _texts(values)
+    if isinstance(values, list | tuple) and any(map(_is_picture, values)):
+        X = _stacked(values)
     if isinstance(X, np.ndarray) and X.ndim > 2:
         return "pictures", _pictures(X)
-    values = X.tolist() if getattr(X, "ndim", 0) == 1 else X
-    if isinstance(values, list | tuple) and any(isinstance(value, str | Path) for value in values):
-        if all(isinstance(value, Path) or _is_picture_file(value) for value in values):
-            return "pictures", read_pictures([Path(value) for value in values], height, width, color)[0]
-        return "texts", _texts(values)
     return "features", X
+
+
+def files_of(folder: str | Path, argument: str = "X") -> list[Path]:
+    """The picture files below a folder. ValueError names the argument where it is none: a text, a table."""
+    if not Path(folder).is_dir():
+        fix = f"give a list, [{argument}] for one input, or a column of a table, pandas.read_csv(…)['text']"
+        raise ValueError(f"`{argument}` is {str(folder)!r}, which is no folder of pictures: {fix}.")
+    return pictures_below(Path(folder))
+
+
+def chunks(inputs: Any, size: int) -> Iterator[Any]:
+    """Inputs in parts of ``size`` (the last may be smaller), each for ``recognise``.
+
+    Arrays and tables are cut, so that columns keep their names; of other iterables, and of the files of a
+    folder, only one part is in memory. ValueError: a string that is no folder.
+    """
+    if isinstance(inputs, str | Path):
+        inputs = files_of(inputs, "inputs")
+    rows = getattr(inputs, "iloc", inputs)
+    if rows is not inputs or isinstance(inputs, np.ndarray | Tensor):
+        yield from (rows[start : start + size] for start in range(0, len(inputs), size))
+        return
+    remaining = iter(inputs)
+    while part := list(islice(remaining, size)):
+        yield part
 
 
 def labelled_folder(folder: Path, height: int, width: int, color: bool) -> tuple[Any, list[str]]:
@@ -126,13 +155,84 @@ def features_of(encoder: nn.Module, inputs: list[str] | Tensor, label: str = "")
     return encode(encoder, inputs, batch_size=64, label=label).float().cpu()
 
 
-def _is_picture_file(value: object) -> bool:
-    """A string that ends like a picture and is a file: a text that only talks of one is a text."""
-    return isinstance(value, str) and Path(value).suffix.lower() in PICTURES and Path(value).is_file()
+def _are_paths(values: Sequence) -> bool:
+    """Whether all are paths or end like picture files, there or not: among other texts such a one is a text.
+
+    So it is where it stands alone, has a blank and is no file: "see the attached screenshot.png".
+    """
+    if not all(isinstance(value, Path) or _ends_like_picture(value) for value in values):
+        return False
+    first = values[0]
+    return len(values) > 1 or isinstance(first, Path) or " " not in first or os.path.isfile(first)
 
 
-def _numeric(column: Any) -> bool:
-    return getattr(column.dtype, "kind", "O") in "biufc"
+def _ends_like_picture(value: object) -> bool:
+    return isinstance(value, str) and Path(value).suffix.lower() in PICTURES
+
+
+def _there(paths: Sequence[str | Path]) -> list[Path]:
+    """The paths of picture files. ValueError names those where no file is."""
+    if missing := [str(path) for path in paths if not os.path.isfile(path)]:
+        found = f"{len(missing)} of {len(paths)} picture files are not there, {first_few(map(repr, missing))}"
+        raise ValueError(f"`X` names paths: {found}: mend them, or give them from {Path.cwd()} on.")
+    return [Path(path) for path in paths]
+
+
+def _column(X: Any) -> Any:
+    """The texts of a table of one column, which may be a frame, an array or a list of rows; else X as it is.
+
+    ValueError: a frame has texts beside other columns.
+    """
+    if hasattr(X, "iloc") and X.ndim == 2:
+        texts = [name for name, column in X.items() if _holds_texts(column)]
+        if texts and X.shape[1] > 1:
+            found = f"{X.shape[1]} columns, with texts in {first_few(map(repr, texts))}"
+            raise ValueError(f"`X` has {found}: give one column of texts, such as X[{texts[0]!r}].")
+        return X.iloc[:, 0] if texts else X
+    if isinstance(X, np.ndarray) and X.ndim == 2 and X.shape[1] == 1 and _holds_texts(X[:, 0]):
+        return X[:, 0]
+    if isinstance(X, list | tuple) and all(isinstance(row, list | tuple) and len(row) == 1 for row in X):
+        values = np.array([row[0] for row in X], dtype=object)
+        return values if _holds_texts(values) else X
+    return X
+
+
+def _holds_texts(column: Any) -> bool:
+    return column.dtype.kind not in "biufc" and any(map(_is_text, column))
+
+
+def _is_text(value: object) -> bool:
+    """Or a path, which is told from a text by its neighbours."""
+    return isinstance(value, str | Path)
+
+
+def _is_picture(value: object) -> bool:
+    return value.ndim > 1 if isinstance(value, np.ndarray | Tensor) else _is_image(value)
+
+
+def _is_image(value: object) -> bool:
+    from PIL import Image  # here: texts need no pictures
+
+    return isinstance(value, Image.Image)
+
+
+def _stacked(values: Sequence) -> np.ndarray:
+    """Pictures given one by one, as one array. ValueError names the first whose shape differs."""
+    arrays = [_array(value, row) for row, value in enumerate(values)]
+    for row, array in enumerate(arrays):
+        if array.shape != arrays[0].shape:
+            found = f"{array.shape} in row {row} (counted from 0) and {arrays[0].shape} before"
+            raise ValueError(f"`X` holds pictures of {found}: bring all to one shape.")
+    return np.stack(arrays)
+
+
+def _array(picture: Any, row: int) -> np.ndarray:
+    if isinstance(picture, Tensor):
+        return picture.detach().cpu().numpy()
+    if _is_image(picture) and picture.mode not in ("L", "RGB"):  # numbers of a palette are no colours
+        found = f"an image of mode {picture.mode!r} in row {row} (counted from 0)"
+        raise ValueError(f'`X` holds {found}: convert("RGB") it, or convert("L") to grey.')
+    return np.asarray(picture)
 
 
 def _texts(values: Sequence) -> list[str]:
@@ -149,14 +249,29 @@ def _pictures(X: np.ndarray) -> Tensor:
     if X.ndim not in (3, 4) or X.dtype.kind not in "uif":
         fix = "give (n, height, width) or (n, channels, height, width), uint8 or floating point in 0..1"
         raise ValueError(f"`X` has shape {X.shape} of {X.dtype}: {fix}.")
+    pixels = torch.from_numpy(np.ascontiguousarray(_pixels(X)))
+    return pixels if pixels.ndim == 4 else pixels.unsqueeze(1)
+
+
+def _pixels(X: np.ndarray) -> np.ndarray:
+    """Numbers of any type as uint8, or as float32 in 0..1, as the weights of an encoder are.
+
+    ValueError: floats that are not finite or beyond 0..1; signed whole numbers beyond 0..255, for no picture
+    fills their range.
+    """
+    if X.dtype == np.uint8 or not X.size:
+        return X.astype(np.uint8, copy=False)
+    if X.dtype.kind == "u":
+        return (X / np.iinfo(X.dtype).max).astype(np.float32)
     if X.dtype.kind == "f" and not np.isfinite(X).all():
         row = int(np.argwhere(~np.isfinite(X))[0][0])
         raise ValueError(
             f"`X` holds NaN or infinity in picture {row} (counted from 0): mend or leave it out."
         )
-    if X.dtype.kind in "ui" and X.dtype != np.uint8:
-        X = X / np.iinfo(X.dtype).max
-    if X.dtype.kind == "f":
-        X = X.astype(np.float32)  # as the weights of an encoder are
-    pictures = torch.from_numpy(np.ascontiguousarray(X))
-    return pictures if pictures.ndim == 4 else pictures.unsqueeze(1)
+    low, high = X.min(), X.max()
+    if X.dtype.kind == "f" and not 0 <= low <= high <= 1:
+        raise ValueError(f"`X` holds floats from {low:g} to {high:g}: divide by 255, or pass uint8.")
+    if X.dtype.kind == "i" and not 0 <= low <= high <= 255:
+        fix = "bring them to 0..255, or pass uint16"
+        raise ValueError(f"`X` holds whole numbers from {low} to {high} ({X.dtype}): {fix}.")
+    return X.astype(np.float32 if X.dtype.kind == "f" else np.uint8)

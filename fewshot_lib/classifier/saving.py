@@ -9,6 +9,7 @@ by checksums: a folder of which one was replaced, or edited, is noticed.
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from fewshot_lib.classifier.held_out import HeldOut
 from fewshot_lib.classifier.inputs import encoder_for, named
 from fewshot_lib.classifier.tuning import TunedEncoder, with_adapters
 from fewshot_lib.classifier.unlabelled import WithUnlabelled
+from fewshot_lib.classifier.words import WithWords, Words, without_words
 from fewshot_lib.core import Method
 from fewshot_lib.data.cache import atomic_write, save_tensors
 from fewshot_lib.encoders import TextEncoder, encoder_fingerprint
@@ -31,24 +33,34 @@ from fewshot_lib.prototypes import (
     SoftmaxHead,
     cosine_prototypes,
     euclidean_prototypes,
+    logistic_regression,
     name_mix,
     weighed_names,
     zero_shot,
 )
 
-VERSION = 3
+VERSION, READABLE = 4, (3, 4)  # 3: there were no words beside the encoder
 UNWRITTEN = 128  # `max_tokens` of text encoders in folders that do not say it
 DESCRIPTION, NUMBERS = "classifier.json", "classifier.safetensors"
 KINDS = (NamesAsExamples, WithUnlabelled, FineTuning, TransductiveFineTuning, TIM)
 SETTINGS: dict[str, Any] = {kind.__name__: kind for kind in KINDS}
-FUNCTIONS = {m.name: m for m in (cosine_prototypes, euclidean_prototypes, name_mix, weighed_names, zero_shot)}
+METHODS = (
+    cosine_prototypes,
+    euclidean_prototypes,
+    logistic_regression,
+    name_mix,
+    weighed_names,
+    zero_shot,
+)
+FUNCTIONS = {method.name: method for method in METHODS}
 LABELS = "iubUf"  # the kinds of labels, as numpy calls them
 OF_COLUMNS = ("n_features_in_", "feature_names_in_")
 KEYS = set(
     "format version kind classes label_type names inputs picture_shape template temperature method encoder "
-    "features numbers_sha256".split()
+    "features numbers_sha256 asked".split()
 )
-TENSORS = ("features_", "labels_", "support_", "mask_", "rows_")
+ASKED = {"auto", None, "given"}
+TENSORS = ("features_", "labels_", "mask_", "rows_")
 
 
 def save(classifier: Any, folder: Path) -> None:
@@ -75,9 +87,14 @@ def save(classifier: Any, folder: Path) -> None:
         "method": _described(classifier.method_),
         "encoder": None if classifier.encoder_ is None else _described_encoder(classifier),
         "features": _columns(classifier),
+        "asked": _asked(classifier),
     }
-    if isinstance(classifier.encoder_, TunedEncoder):
-        tensors |= {f"adapter.{name}": p for name, p in classifier.encoder_.adapters().items()}
+    if isinstance(classifier.encoder_, WithWords):
+        tensors |= {
+            f"words.{name}": buffer for name, buffer in classifier.encoder_.words.state_dict().items()
+        }
+    if isinstance(tuned := without_words(classifier.encoder_), TunedEncoder):
+        tensors |= {f"adapter.{name}": p for name, p in tuned.adapters().items()}
     save_tensors(folder / NUMBERS, tensors)
     description["numbers_sha256"] = hashlib.sha256((folder / NUMBERS).read_bytes()).hexdigest()
     description["sha256"] = _checksum(description)
@@ -98,18 +115,18 @@ def load(classifier: Any, folder: Path, method: Method | None, encoder: nn.Modul
         classifier.size, classifier.color = f"{shape[1]}x{shape[2]}", shape[0] == 3
     for name in TENSORS:
         setattr(classifier, name, tensors[name])
+    classifier.support_ = classifier.features_[classifier.rows_]
     classifier.name_features_ = tensors.get("name_features_")
     has_head = "head.weights" in tensors
     classifier.head_ = SoftmaxHead(tensors["head.weights"], tensors["head.biases"]) if has_head else None
     classifier.held_out_ = HeldOut(*(tensors[f"held_out.{field.name}"] for field in _fields(HeldOut)))
     classifier.n_examples_ = np.bincount(classifier.labels_.numpy(), minlength=len(classifier.classes_))
     classifier.method_ = classifier.method = _restored(about["method"], method, tensors)
+    _ask_again(classifier, about.get("asked", {}))
     classifier.encoder = encoder or (about["encoder"] or {}).get("source")
     classifier.max_tokens = _max_tokens(about) if encoder is None else None
-    adapters = {
-        name.removeprefix("adapter."): p for name, p in tensors.items() if name.startswith("adapter.")
-    }
-    classifier.encoder_ = _restored_encoder(about, classifier, adapters)
+    classifier.words = float(tensors["words.weight"]) if "words.weight" in tensors else 0.0
+    classifier.encoder_ = _restored_encoder(about, classifier, tensors)
     for name, value in about["features"].items():
         setattr(classifier, name, np.array(value, dtype=object) if isinstance(value, list) else value)
     classifier._judge()
@@ -128,8 +145,9 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(f"{folder / DESCRIPTION} is damaged ({error}): save the classifier again.") from None
     if not isinstance(about, dict) or about.get("format") != "fewshot_lib classifier":
         raise ValueError(f"{folder / DESCRIPTION} describes no classifier of this library.")
-    if (version := about.get("version")) != VERSION:
-        fix = f"this library reads version {VERSION}: save it again, or use the library that wrote it"
+    if (version := about.get("version")) not in READABLE:
+        reads = f"this library reads versions {READABLE[0]} to {VERSION}"
+        fix = f"{reads}: save it again, or use the library that wrote it"
         raise ValueError(f"{folder} has version {version} of the format, and {fix}.")
     if about.pop("sha256", None) != _checksum(about):
         raise ValueError(f"{folder / DESCRIPTION} was changed after it was saved: save the classifier again.")
@@ -149,10 +167,10 @@ def _misfit(about: dict[str, Any], tensors: dict[str, Tensor]) -> str | None:
     """What does not fit the rest, in files that may come from anybody; KeyError where one is missing."""
     n_way, n, k = len(about["classes"]), len(tensors["labels_"]), tensors["mask_"].shape[-1]
     d, n_held_out = tensors["features_"].shape[-1], len(tensors["held_out.labels"])
+    n_pieces = len(tensors.get("words.pieces", ()))
     shapes: dict[str, tuple[int, ...]] = {
         "features_": (n, d),
         "labels_": (n,),
-        "support_": (n_way, k, d),
         "mask_": (n_way, k),
         "rows_": (n_way, k),
         "name_features_": (n_way, d),
@@ -163,13 +181,20 @@ def _misfit(about: dict[str, Any], tensors: dict[str, Tensor]) -> str | None:
         "held_out.logits": (n_held_out, n_way),
         "held_out.labels": (n_held_out,),
         "held_out.familiarity": (n_held_out,),
+        "words.pieces": (n_pieces,),
+        "words.idf": (n_pieces,),
+        "words.unseen": (),
+        "words.weight": (),
     }
-    optional = [("name_features_",), ("pool",), ("head.weights", "head.biases")]
+    of_words = ("words.pieces", "words.idf", "words.unseen", "words.weight")
+    optional = [("name_features_",), ("pool",), ("head.weights", "head.biases"), of_words]
     expected = set(shapes) - {name for names in optional if names[0] not in tensors for name in names}
     types = np.dtype(about["label_type"])
+    keys, asked = (KEYS if about["version"] == VERSION else KEYS - {"asked"}), about.get("asked", {})
     are_texts = {isinstance(label, str) for label in about["classes"]}
     fits = {
-        "the list of what it says": about.keys() == KEYS,
+        "the list of what it says": about.keys() == keys,
+        "`asked`": asked == {} or (asked.keys() == {"names", "method"} and set(asked.values()) <= ASKED),
         "`kind`": about["kind"] in ("texts", "pictures", "features"),
         "`classes`": n_way > 1 and len(set(map(str, about["classes"]))) == n_way,
         "`label_type`": types.kind in LABELS and types.itemsize and are_texts == {types.kind == "U"},
@@ -178,11 +203,16 @@ def _misfit(about: dict[str, Any], tensors: dict[str, Tensor]) -> str | None:
         "`names`": about["names"] is None or len(about["names"]) == n_way,
         "`method`": isinstance(about["method"].get("settings", {}), dict),
         "`encoder`": about["encoder"] is None or _is_encoder(about["encoder"]),
-        "the range of `labels_`": bool(((tensors["labels_"] >= 0) & (tensors["labels_"] < n_way)).all()),
+        "the range of `labels_`": _in_range(tensors["labels_"], n_way),
+        "the range of `rows_`": _in_range(tensors["rows_"], n),
         **{f"the shape of `{name}`": tuple(tensors[name].shape) == shapes[name] for name in expected},
         **{f"NaN in `{name}`": bool(tensors[name].isfinite().all()) for name in expected},
     }
     return next((name for name, right in fits.items() if not right), None)
+
+
+def _in_range(numbers: Tensor, end: int) -> bool:
+    return bool(((numbers >= 0) & (numbers < end)).all())
 
 
 def _is_encoder(described: dict[str, Any]) -> bool:
@@ -203,6 +233,23 @@ def _described(method: Any) -> dict[str, Any]:
         settings.pop("pool", None)  # it is among the numbers
         return {"settings_of": type(method).__name__, "settings": settings}
     return {"name": method.name, "own": FUNCTIONS.get(method.name) is not method}
+
+
+def _asked(classifier: Any) -> dict[str, Any]:
+    """What the classifier was told to find out, so that it does when it is fitted anew."""
+    names, method = classifier.names, classifier.method
+    return {
+        "names": "given" if isinstance(names, Mapping) else names,
+        "method": method if method is None or isinstance(method, str) else "given",
+    }
+
+
+def _ask_again(classifier: Any, asked: dict[str, Any]) -> None:
+    if asked.get("method", "given") in ("auto", None):
+        classifier.method = asked["method"]
+    classifier.names = asked.get("names", "auto")
+    if classifier.names == "given":
+        classifier.names = dict(zip(classifier.classes_.tolist(), classifier.names_ or [], strict=False))
 
 
 def _restored(described: dict[str, Any], method: Method | None, tensors: dict[str, Tensor]) -> Method:
@@ -242,19 +289,24 @@ def _max_tokens(about: dict[str, Any]) -> int | None:
     return described.get("max_tokens", UNWRITTEN) if known_by_name else None
 
 
-def _restored_encoder(
-    about: dict[str, Any], classifier: Any, adapters: dict[str, Tensor]
-) -> nn.Module | None:
+def _restored_encoder(about: dict[str, Any], classifier: Any, tensors: dict[str, Tensor]) -> nn.Module | None:
     if (described := about["encoder"]) is None:
         return None
     if described["own"] and not isinstance(classifier.encoder, nn.Module):
         raise ValueError("`encoder` is missing: the classifier was saved with a module of your own; pass it.")
-    restored = encoder_for(about["kind"], classifier.encoder, classifier.max_tokens)
+    restored = without_words(encoder_for(about["kind"], classifier.encoder, classifier.max_tokens))
+    adapters, words = (_of(part, tensors) for part in ("adapter.", "words."))
     if adapters and isinstance(restored, TextEncoder):
         restored = with_adapters(restored, adapters)
+    if words and hasattr(restored, "tokenizer"):
+        restored = WithWords(restored, Words(restored.tokenizer, **words))
     if restored is None or encoder_fingerprint(restored) != described["sha256"]:
         raise ValueError("`encoder` is not the one that the classifier was fitted with: its weights differ.")
     return restored
+
+
+def _of(part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
 
 
 def _plain_labels(classes: np.ndarray) -> list:

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from fewshot_lib.classifier.held_out import HeldOut, clearly_better, deal, hold_out
 from fewshot_lib.classifier.inputs import features_of
 from fewshot_lib.classifier.naming import sentences
+from fewshot_lib.classifier.words import WithWords, encoded_names, without_words
 from fewshot_lib.core import random_numbers
 from fewshot_lib.data.reporting import progress
 from fewshot_lib.encoders import TextEncoder, TextsCut, add_lora
@@ -135,7 +136,7 @@ def check(encoder: nn.Module | None, kind: str) -> None:
 
 def check_frozen(encoder: nn.Module | None) -> None:
     """Refuses to add or remove a class where the encoder was tuned on those that there were."""
-    if isinstance(encoder, TunedEncoder):
+    if isinstance(without_words(encoder), TunedEncoder):
         raise ValueError("The encoder was tuned on these very classes: to change them, fit anew.")
 
 
@@ -165,23 +166,20 @@ def checked(classifier: Any) -> HeldOut | None:
     return None
 
 
-def tune_on(classifier: Any, rows: Tensor) -> TunedEncoder:
-    """The classifier's encoder, tuned on some of its examples."""
+def tune_on(classifier: Any, rows: Tensor) -> TunedEncoder | WithWords:
+    """The classifier's encoder, tuned on some of its examples; the words beside it stay."""
     texts = [classifier.inputs_[row] for row in rows.tolist()]
-    return tune(
-        classifier.encoder_, texts, classifier.labels_[rows], said(classifier), len(classifier.classes_)
-    )
+    encoder, n_classes = classifier.encoder_, len(classifier.classes_)
+    names = None if classifier.names_ is None else sentences(classifier.names_, classifier.template)
+    tuned = tune(without_words(encoder), texts, classifier.labels_[rows], names, n_classes)
+    return WithWords(tuned, encoder.words) if isinstance(encoder, WithWords) else tuned
 
 
 def encoded_by(encoder: nn.Module, classifier: Any) -> tuple[Tensor, Tensor | None]:
     """Features of all examples (n, d), and of the names (N, d)."""
-    names = said(classifier)
-    return features_of(encoder, classifier.inputs_), None if names is None else features_of(encoder, names)
-
-
-def said(classifier: Any) -> list[str] | None:
-    """The sentences with the names of the classes."""
-    return None if classifier.names_ is None else sentences(classifier.names_, classifier.template)
+    names = classifier.names_
+    of_names = None if names is None else encoded_names(encoder, names, classifier.template)
+    return features_of(encoder, classifier.inputs_), of_names
 
 
 def together(parts: Sequence[HeldOut]) -> HeldOut:
@@ -191,4 +189,4 @@ def together(parts: Sequence[HeldOut]) -> HeldOut:
 
 
 def _say(why: str) -> None:
-    warnings.warn(f"`tune_encoder` keeps the frozen encoder: {why}.", stacklevel=5)
+    warnings.warn(f"`tune_encoder` keeps the frozen encoder: {why}.", stacklevel=6)

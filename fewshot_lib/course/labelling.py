@@ -29,7 +29,7 @@ from fewshot_lib import data
 from fewshot_lib.core import whole_number
 from fewshot_lib.course.labelling_formats import format_of
 from fewshot_lib.course.labelling_inputs import Pictures, Row, Texts, Unlabelled
-from fewshot_lib.course.labelling_journal import Journal, belonging
+from fewshot_lib.course.labelling_journal import Journal, alone, belonging, refuse_existing
 from fewshot_lib.data.cache import atomic_write
 from fewshot_lib.data.reporting import DataError, progress
 from fewshot_lib.data.sources import OPTIONS
@@ -142,7 +142,7 @@ def _pool(arguments: argparse.Namespace, inputs: Any) -> Any:
 
 def _about(classifier: "FewShotClassifier") -> Iterator[str]:
     """What was learnt, and how good it is as far as its own examples can tell."""
-    from fewshot_lib.classifier import TunedEncoder
+    from fewshot_lib.classifier import TunedEncoder, without_words
     from fewshot_lib.prototypes import NamesAsExamples
 
     counts = classifier.n_examples_
@@ -150,7 +150,7 @@ def _about(classifier: "FewShotClassifier") -> Iterator[str]:
     yield f"{len(counts)} classes, examples of each: {each}. Method: {classifier.method_.name}."
     for name, accuracy in getattr(classifier, "choice_", {}).items():
         yield f"  {accuracy:6.1%}  {name}"
-    if isinstance(classifier.encoder_, TunedEncoder):
+    if isinstance(without_words(classifier.encoder_), TunedEncoder):
         frozen, tuned = (f"{classifier.tuning_[which]:.1%}" for which in ("frozen", "tuned"))
         yield f"The encoder was tuned: {tuned} of held-out examples are right, {frozen} with the frozen one."
     if classifier.kind_ == "texts" and classifier.names_ is None:
@@ -210,7 +210,7 @@ def _need_kind(arguments: argparse.Namespace, classifier: "FewShotClassifier", p
 def _suggest(arguments: argparse.Namespace) -> bool:
     whole_number(1, n=arguments.n)
     if arguments.out is not None:
-        _refuse_existing(arguments.out)
+        refuse_existing(arguments.out)
     classifier = _load(arguments.model)
     given = _unlabelled(arguments, classifier)
     form = None
@@ -226,10 +226,11 @@ def _suggest(arguments: argparse.Namespace) -> bool:
         is_text = isinstance(row.given, str)
         print(f"{row.place}: {' '.join(row.given.split())}" if is_text else row.place)
     if form is not None:
-        journal = Journal(arguments.out, belonging(arguments.model, [*given.key, arguments.n]), form)
-        if not journal.resume():
-            journal.append([[*rows[index].fields, None] for index in chosen.tolist()])
-        journal.finish()
+        with alone(arguments.out):
+            journal = Journal(arguments.out, belonging(arguments.model, [*given.key, arguments.n]), form)
+            if not journal.resume():
+                journal.append([[*rows[index].fields, None] for index in chosen.tolist()])
+            journal.finish()
         print(f"Written to {arguments.out}, with an empty column for the labels.")
     return True
 
@@ -262,7 +263,7 @@ def _evaluate(arguments: argparse.Namespace) -> bool:
 
 
 def _export(arguments: argparse.Namespace) -> bool:
-    _refuse_existing(arguments.out)
+    refuse_existing(arguments.out)
     try:
         difference = _load(arguments.model).to_onnx(arguments.out)
     except ModuleNotFoundError as error:
@@ -312,31 +313,41 @@ def _note(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
 
 
-def _refuse_existing(path: Path) -> None:
-    if path.exists():
-        raise ValueError(f"`--out {path}` exists: name another file, or remove it. Nothing is overwritten.")
-
-
 # predict
 
 
 def _predict(arguments: argparse.Namespace) -> bool:
-    _refuse_existing(arguments.out)
+    refuse_existing(arguments.out)
     if not 0 < arguments.reject < 1:
         raise ValueError(f"`--reject` is {arguments.reject:g}: give a share between 0 and 1, such as 0.05.")
     classifier = _load(arguments.model)
     if arguments.bfloat16 and classifier.encoder_ is not None:
-        classifier.encoder_ = copy.deepcopy(classifier.encoder_).bfloat16()
+        from fewshot_lib.classifier import without_words
+
+        classifier.encoder_ = copy.deepcopy(classifier.encoder_)
+        without_words(classifier.encoder_).bfloat16()
     given = _unlabelled(arguments, classifier)
     label = LABEL_TYPES.get(classifier.classes_.dtype.kind, "int64")
     names = [*given.header, *_added(given.header)]
     form = format_of(arguments.out, names, [label, "float64", "string"], given.schema)
     reject = arguments.reject if len(classifier.held_out_) else None
-    # Every row is well-formed before the first is answered.
-    filled = Counter(row.given is not None for row in given)
-    n_rows = filled.total()
-    options = [arguments.reject, arguments.bfloat16]
-    journal = Journal(arguments.out, belonging(arguments.model, [*given.key, *options]), form)
+    with alone(arguments.out):
+        filled = Counter(row.given is not None for row in given)  # all are well-formed before one is answered
+        options = [arguments.reject, arguments.bfloat16]
+        journal = Journal(arguments.out, belonging(arguments.model, [*given.key, *options]), form)
+        _write_answers(classifier, given, reject, journal, filled.total())
+    without = f", {filled[False]:,} without a text left as they are" if filled[False] else ""
+    print(f"{filled[True]:,} rows labelled{without}: {arguments.out}")
+    if (n := len(classifier.held_out_)) < (least := math.ceil(1 / arguments.reject - 1e-9) - 1):
+        why = f"that takes {least:,} held-out examples, and the classifier has {n}"
+        print(f"At --reject {arguments.reject:g} none could be marked as foreign: {why}.")
+    return True
+
+
+def _write_answers(
+    classifier: "FewShotClassifier", given: Unlabelled, reject: float | None, journal: Journal, n_rows: int
+) -> None:
+    """Answers the rows that are not written yet, a chunk at a time."""
     done = journal.resume()
     if done:
         _note(f"going on after {done:,} rows that are labelled already.")
@@ -348,12 +359,6 @@ def _predict(arguments: argparse.Namespace) -> bool:
             journal.append([[*row.fields, *new] for row, new in zip(part, answers, strict=True)])
             bar.update(len(part))
     journal.finish()
-    without = f", {filled[False]:,} without a text left as they are" if filled[False] else ""
-    print(f"{filled[True]:,} rows labelled{without}: {arguments.out}")
-    if (n := len(classifier.held_out_)) < (least := math.ceil(1 / arguments.reject - 1e-9) - 1):
-        why = f"that takes {least:,} held-out examples, and the classifier has {n}"
-        print(f"At --reject {arguments.reject:g} none could be marked as foreign: {why}.")
-    return True
 
 
 def _answers(classifier: "FewShotClassifier", rows: Sequence[Row], reject: float | None) -> list[list[Any]]:

@@ -70,6 +70,7 @@ class Separated:
 
     def finish(self, part: Path, path: Path) -> None:
         """Gives the file its name."""
+        _need_free(path, part)
         part.replace(path)
 
 
@@ -131,7 +132,15 @@ class Parquet:
                 if held > ROW_GROUP or file.tell() == size:
                     writer.write_table(self.pa.concat_tables(tables))
                     tables, held = [], 0
+            _need_free(path, part)
         part.unlink()
+
+
+def _need_free(path: Path, part: Path) -> None:
+    """DataError where the name of the file was given to another one while its rows were computed."""
+    if path.exists():
+        fix = "move it away, and run the same command again"
+        raise DataError(f"{path} has appeared meanwhile, and is not overwritten: {fix}. {part} has all rows.")
 
 
 def written(value: Any) -> str:

@@ -1,14 +1,74 @@
 """A file of labelled rows that grows a chunk at a time, and is gone on with after the process was killed."""
 
+import contextlib
 import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from fewshot_lib.course.labelling_formats import Format
 from fewshot_lib.data.cache import atomic_write
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: IO[bytes]) -> None:
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+
+    def _release(file: IO[bytes], path: Path) -> None:
+        file.close()
+        with contextlib.suppress(OSError):  # an open file cannot be removed: it is another process's by now
+            path.unlink()
+else:
+    import fcntl
+
+    def _lock(file: IO[bytes]) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _release(file: IO[bytes], path: Path) -> None:
+        path.unlink(missing_ok=True)  # while it is locked: afterwards it may be another process's
+        file.close()
+
+
+def refuse_existing(path: Path) -> None:
+    """ValueError where the file to be written is there already."""
+    if path.exists():
+        raise ValueError(f"`--out {path}` exists: name another file, or remove it. Nothing is overwritten.")
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Inside, no other command writes this file. ValueError where one is writing it, or has written it.
+
+    The system locks ``NAME.part.lock`` for this process, and frees it when the process dies, however it dies.
+    """
+    lock = path.with_name(f"{path.name}.part.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("ab") as file:
+        if not _holds(file, lock):
+            fix = "wait until it has ended, or name another file"
+            raise ValueError(f"Another `predict` or `suggest` is writing `--out {path}`: {fix}.")
+        try:
+            refuse_existing(path)
+            yield
+        finally:
+            _release(file, lock)
+
+
+def _holds(file: IO[bytes], path: Path) -> bool:
+    """Whether the lock was free; what was locked must still be the file of this name."""
+    try:
+        _lock(file)
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except (BlockingIOError, PermissionError, FileNotFoundError):
+        return False
+    except OSError as error:
+        why = f"{path.parent} cannot lock files ({error.strerror})"
+        print(f"note: {why}: let no other command write to the same `--out`.", file=sys.stderr)
+        return True
 
 
 def belonging(model: Path, read: list) -> str:
@@ -22,7 +82,8 @@ class Journal:
     """A file of labelled rows that grows, and survives being killed at any moment.
 
     Rows go to ``NAME.part``; then ``NAME.part.json`` notes how many there are and how long the file is. What
-    stands behind that length was being written when the process died, and is cut off.
+    stands behind that length was being written when the process died, and is cut off. For one process at a
+    time: see :func:`alone`.
     """
 
     def __init__(self, path: Path, key: str, form: Format) -> None:
@@ -32,7 +93,6 @@ class Journal:
 
     def resume(self) -> int:
         """How many rows are written already; begins the file where there are none."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             note = json.loads(self.note.read_text(encoding="utf-8"))
             fits = note["key"] == self.key and self.part.stat().st_size >= note["bytes"]
@@ -54,7 +114,7 @@ class Journal:
         self._write(self.form.rows(rows))
 
     def finish(self) -> None:
-        """Makes the file under its own name."""
+        """Makes the file under its own name; DataError, and the rows stay, where that is taken by now."""
         self.form.finish(self.part, self.path)
         self.note.unlink(missing_ok=True)
 

@@ -26,5 +26,6 @@ from fewshot_lib.encoders.text import (
     check_max_tokens,
     count_tokens,
     tokenise,
+    tokens_of,
     with_lora,
 )

@@ -64,7 +64,7 @@ class TextEncoder(nn.Module):
         self.eval()  # the whole module: dropout stays off, whoever restores the mode found here
 
     def forward(self, texts: Sequence[str]) -> Tensor:
-        batch = _tokens(self, texts).to(self.model.device)
+        batch = tokens_of(self, texts).to(self.model.device)
         return _mean_of_tokens(self.model, batch["input_ids"], batch["attention_mask"])
 
     def count_tokens(self, texts: Sequence[str]) -> Tensor:
@@ -105,7 +105,7 @@ def tokenise(text_encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
     """
     texts, most = check_texts(texts), text_encoder.max_tokens
     warn_of_cut(n_cut(text_encoder, texts), len(texts), most, "raise the encoder's `max_tokens`")
-    return _tokens(text_encoder, texts)["input_ids"]
+    return tokens_of(text_encoder, texts)["input_ids"]
 
 
 def with_lora(
@@ -236,7 +236,7 @@ def _folder_of(source: str | Path) -> str | Path:
     return known[source]() if isinstance(source, str) and source in known else source
 
 
-def _tokens(encoder: TextEncoder, texts: Any) -> Any:
+def tokens_of(encoder: TextEncoder, texts: Any) -> Any:
     """transformers' batch: ``input_ids`` and ``attention_mask``, both (n, L); what is one already stays."""
     if isinstance(texts, Mapping) and "input_ids" in texts:
         return texts

@@ -79,7 +79,7 @@ def test_what_it_does_not_know_is_refused(tmp_path):
     file = tmp_path / "classifier.json"
     about = json.loads(file.read_text(encoding="utf-8"))
     for changed, message in [
-        ({"version": 1}, "has version 1 of the format, and this library reads version 3"),
+        ({"version": 1}, "has version 1 of the format, and this library reads versions 3 to 4"),
         ({"format": "x"}, "describes no classifier"),
         ({"version": None}, "has version None"),
         ({"method": {"settings_of": "Popen", "settings": {}}}, "was changed after it was saved"),
@@ -123,7 +123,7 @@ def signed(folder, change=lambda about: None, **numbers):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"version": 4}, "version 4 of the format, and this library reads version 3"),
+        ({"version": 5}, "version 5 of the format, and this library reads versions 3 to 4"),
         ({"later": 1}, "the list of what it says is not as this library writes it"),
         ({"kind": "videos"}, "`kind`"),
         ({"classes": ["a"]}, "`classes`"),
@@ -135,6 +135,7 @@ def signed(folder, change=lambda about: None, **numbers):
         ({"features": {"predict": "x"}}, "`features`"),
         ({"temperature": float("nan")}, "`temperature`"),
         ({"temperature": "1"}, "holds no classifier of this library"),
+        ({"asked": {"names": "x", "method": None}}, "`asked`"),
         ({"method": []}, "holds no classifier of this library"),
         ({"method": {"settings_of": "Popen", "settings": {"args": "ls"}}}, "unknown to this library"),
         ({"method": {"settings_of": "FineTuning", "settings": {"args": "ls"}}}, "unknown to this library"),
@@ -159,7 +160,7 @@ def test_a_description_with_the_right_checksum_is_not_trusted_either(tmp_path, c
     [
         ("labels_", None),
         ("labels_", torch.full((24,), 9)),
-        ("support_", torch.zeros(3, 8, 5)),
+        ("rows_", torch.full((3, 8), 24)),
         ("features_", torch.full((24, 6), torch.nan)),
         ("head.weights", torch.zeros(1, 3, 7)),
         ("head.biases", None),

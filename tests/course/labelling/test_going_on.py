@@ -1,5 +1,6 @@
 """A run that was killed goes on where it stopped; of others' files none is taken or overwritten."""
 
+import errno
 import json
 import os
 import re
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_lib.course import labelling
+from fewshot_lib.course import labelling, labelling_journal
+from fewshot_lib.course.labelling_journal import alone
 
 from .helpers import CLASSES, read, run, write
 
@@ -69,6 +71,82 @@ def test_nothing_is_overwritten(model, tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(ValueError, match="exists and is no classifier"):
         run("fit", table, "--out", tmp_path / "folder")
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_file_that_appears_meanwhile_stays_and_so_do_the_rows(model, tmp_path, monkeypatch, ending):
+    table = write(tmp_path / "new.csv", [["text"], ["cheap"]])
+    run("predict", model, table, "--out", tmp_path / f"whole.{ending}")
+    out, answers = tmp_path / f"out.{ending}", labelling._answers
+
+    def meanwhile(*arguments):
+        out.write_text("of another")
+        return answers(*arguments)
+
+    monkeypatch.setattr(labelling, "_answers", meanwhile)
+    with pytest.raises(ValueError, match="has appeared meanwhile"):
+        run("predict", model, table, "--out", out)
+    assert out.read_text() == "of another"
+    out.unlink()
+    monkeypatch.setattr(labelling, "_answers", None)  # nothing is left to answer
+    run("predict", model, table, "--out", out)
+    assert out.read_bytes() == (tmp_path / f"whole.{ending}").read_bytes()
+    assert not [file.name for file in tmp_path.iterdir() if ".part" in file.name]
+
+
+@pytest.mark.parametrize("command", ["predict", "suggest"])
+def test_of_two_that_write_one_file_the_second_is_refused(model, tmp_path, command):
+    table = write(tmp_path / "new.csv", [["text"], ["cheap"]])
+    with alone(tmp_path / "out.csv"):
+        run(command, model, table, "--out", tmp_path / "other.csv")
+        before = sorted(tmp_path.iterdir())
+        with pytest.raises(ValueError, match=r"Another `predict` or `suggest` is writing .*out\.csv"):
+            run(command, model, table, "--out", tmp_path / "out.csv")
+        assert sorted(tmp_path.iterdir()) == before
+    run(command, model, table, "--out", tmp_path / "out.csv")
+    with pytest.raises(ValueError, match="exists: name another file"), alone(tmp_path / "out.csv"):
+        pass
+    assert not [file.name for file in tmp_path.iterdir() if ".part" in file.name]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="forks")
+def test_who_is_killed_holds_no_file(tmp_path):
+    ready, written = os.pipe()
+    if not (child := os.fork()):
+        try:
+            with alone(tmp_path / "out.csv"):
+                os.write(written, b"x")
+                signal.pause()
+        finally:
+            os._exit(1)  # never on into the other tests
+    os.close(written)
+    assert os.read(ready, 1) == b"x"
+    with pytest.raises(ValueError, match="is writing"), alone(tmp_path / "out.csv"):
+        pass
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert (tmp_path / "out.csv.part.lock").exists()
+    with alone(tmp_path / "out.csv"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_was_removed_by_who_held_it_locks_nothing(tmp_path, monkeypatch):
+    lock = tmp_path / "out.csv.part.lock"
+    monkeypatch.setattr(labelling_journal, "_lock", lambda file: lock.unlink())
+    with pytest.raises(ValueError, match="is writing"), alone(tmp_path / "out.csv"):
+        pass
+
+
+def test_where_files_cannot_be_locked_that_is_said(model, tmp_path, monkeypatch, capsys):
+    def unable(file):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(labelling_journal, "_lock", unable)
+    table = write(tmp_path / "new.csv", [["text"], ["cheap"]])
+    run("predict", model, table, "--out", tmp_path / "out.csv")
+    assert "cannot lock files (No locks available)" in capsys.readouterr().err
+    assert len(read(tmp_path / "out.csv")) == 2
 
 
 @pytest.mark.slow

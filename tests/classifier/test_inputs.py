@@ -1,0 +1,280 @@
+"""What people hand over: read as what it is, or refused with the argument, the value and the fix."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from PIL import Image
+
+from fewshot_lib import FewShotClassifier
+from fewshot_lib.classifier.inputs import recognise
+
+RNG = np.random.default_rng(0)
+PICTURES = RNG.integers(0, 256, (4, 8, 6, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_floats_beyond_0_to_1_are_no_pixels(kind):
+    with pytest.raises(ValueError, match="`X` holds floats from 0 to 255: divide by 255, or pass uint8"):
+        recognise(np.linspace(0, 255, 4 * 8 * 6).reshape(4, 8, 6).astype(kind))
+    with pytest.raises(ValueError, match="`X` holds floats from -0.5 to 0"):
+        recognise(np.linspace(-0.5, 0, 4 * 8 * 6).reshape(4, 8, 6).astype(kind))
+    ends = np.linspace(0, 1, 4 * 8 * 6).reshape(4, 1, 8, 6).astype(kind)
+    np.testing.assert_array_equal(recognise(ends)[1], ends.astype(np.float32))
+    assert recognise(ends[:0])[1].shape == (0, 1, 8, 6)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.int64])
+def test_signed_whole_numbers_are_the_bytes_that_they_stand_for(kind):
+    np.testing.assert_array_equal(recognise(PICTURES.astype(kind))[1], recognise(PICTURES)[1])
+    with pytest.raises(ValueError, match=f"`X` holds whole numbers from -1 to 254 .{np.dtype(kind)}.: bring"):
+        recognise(np.where(PICTURES == 255, 254, PICTURES).astype(kind) - (PICTURES == 0).astype(kind))
+
+
+def test_unsigned_whole_numbers_of_16_bits_fill_their_range():
+    deep = PICTURES.astype(np.uint16) * 257
+    np.testing.assert_allclose(recognise(deep)[1], recognise(PICTURES / 255)[1], atol=1e-7)
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Four picture files in the folder that the test runs in."""
+    monkeypatch.chdir(tmp_path)
+    for i, picture in enumerate(PICTURES):
+        Image.fromarray(picture).save(f"a {i}.png")
+    return [f"a {i}.png" for i in range(4)]
+
+
+@pytest.mark.parametrize("as_path", [str, Path])
+@pytest.mark.parametrize("there", [0, 1, 3])
+def test_mistyped_paths_of_pictures_are_named_and_are_no_texts(there, as_path, files):
+    given = files[:there] + [f"b {i}.JPG" for i in range(there, 4)]
+    with pytest.raises(ValueError, match=rf"`X` names paths: {4 - there} of 4 .* not there, 'b {there}.JPG'"):
+        FewShotClassifier(encoder="pixels").fit([as_path(name) for name in given], [0, 0, 1, 1])
+
+
+def test_of_many_missing_files_the_first_few_are_named():
+    with pytest.raises(ValueError, match="`X` names paths: 9 of 9 .*'3.png', '4.png', …: mend them, or give"):
+        recognise([f"{i}.png" for i in range(9)])
+
+
+def test_a_missing_file_is_named_when_its_label_is_asked_for(files):
+    clf = FewShotClassifier(encoder="pixels").fit(files, [0, 0, 1, 1])
+    assert len(clf.predict(files[:1])) == 1
+    for asked in (["b.png"], [Path("b 1.png")], [*files, "b.png"]):
+        with pytest.raises(ValueError, match=f"1 of {len(asked)} picture files are not there, 'b"):
+            clf.predict(asked)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["the cat", "cat.png"],
+        ["look at the attached cat.png"],
+        ["a 0.png", "the cat"],
+        ["x" * 999 + ".png", "a"],
+    ],
+)
+def test_among_texts_what_ends_like_a_picture_is_a_text(texts, files):
+    assert recognise(texts) == ("texts", texts)
+
+
+@pytest.mark.parametrize(
+    "one_by_one",
+    [
+        list,
+        tuple,
+        lambda pictures: [torch.from_numpy(picture) for picture in pictures],
+        lambda pictures: [torch.from_numpy(picture / 255).movedim(-1, 0) for picture in pictures],
+        lambda pictures: [Image.fromarray(picture) for picture in pictures],
+        lambda pictures: pandas.Series(list(pictures), index=range(5, 9)),
+    ],
+)
+def test_pictures_in_a_list_are_those_of_the_array(one_by_one):
+    for pictures in (PICTURES, PICTURES[..., :1]):
+        kind, read = recognise(one_by_one(pictures) if pictures.shape[-1] == 3 else list(pictures[..., 0]))
+        scale = 1 if read.dtype == torch.uint8 else 255
+        assert kind == "pictures"
+        np.testing.assert_allclose(scale * read, recognise(pictures)[1], atol=1e-4)
+
+
+def test_a_picture_in_a_list_of_another_shape_or_of_a_palette_is_named():
+    with pytest.raises(
+        ValueError, match=r"pictures of \(8, 6\) in row 2 .* and \(8, 6, 3\) before: bring all"
+    ):
+        recognise([*PICTURES[:2], PICTURES[2, ..., 0]])
+    palette = Image.fromarray(PICTURES[1]).quantize(4)
+    with pytest.raises(ValueError, match="an image of mode 'P' in row 1 .*: convert..RGB"):
+        recognise([Image.fromarray(PICTURES[0]), palette])
+
+
+TEXTS = ["the fee", "the wifi"]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        [[text] for text in TEXTS],
+        [(text,) for text in TEXTS],
+        np.array(TEXTS)[:, None],
+        np.array(TEXTS, dtype=object)[:, None],
+        pandas.DataFrame({"t": pandas.Categorical(TEXTS)}),
+    ],
+)
+def test_a_table_of_one_column_of_texts_is_its_texts(table):
+    assert recognise(table) == ("texts", TEXTS)
+
+
+def test_in_a_table_of_one_column_the_row_without_a_text_is_named():
+    with pytest.raises(ValueError, match="`X` is None, no text in row 1"):
+        recognise([["the fee"], [None]])
+
+
+def test_texts_beside_other_columns_are_refused_by_name():
+    frame = pandas.DataFrame({"n": [1, 2], "title": TEXTS, "body": TEXTS})
+    with pytest.raises(
+        ValueError, match=r"3 columns, with texts in 'title', 'body': .* such as X\['title'\]"
+    ):
+        recognise(frame)
+    with pytest.raises(ValueError, match="2 columns, with texts in 'title'"):
+        FewShotClassifier().fit(frame[["n", "title"]], [0, 1])
+
+
+@pytest.mark.parametrize("X", [iter(TEXTS), (text for text in TEXTS), set(TEXTS), map(str, TEXTS)])
+def test_what_has_no_rows_to_count_is_refused(X):
+    with pytest.raises(ValueError, match=f"`X` is a {type(X).__name__}.*give a list, such as list.X."):
+        recognise(X)
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        [[1.0], [2.0]],
+        [[1, 2], [3, 4]],
+        [np.array([1.0, 2.0]), np.array([3.0, 4.0])],
+        np.array([[1], [2]], dtype=object),
+        pandas.DataFrame({"a": [1.0, 2.0], "b": pandas.Series([1, 2], dtype=object)}),
+        pandas.DataFrame({"a": [1.0, 2.0]}),
+    ],
+)
+def test_tables_of_numbers_stay_features(X):
+    kind, found = recognise(X)
+    assert kind == "features" and found is X
+
+
+@pytest.fixture(scope="module")
+def on_points():
+    """A classifier of features whose columns have names, and a table of such features."""
+    frame = pandas.DataFrame(RNG.normal(size=(7, 3)), columns=["a", "b", "c"])
+    return FewShotClassifier().fit(frame, [0, 0, 0, 1, 1, 1, 1]), frame
+
+
+def streamed(clf, inputs):
+    """Labels and probabilities of a stream of chunks of three, together."""
+    label, probability, _ = zip(*clf.stream(inputs, chunk=3), strict=True)
+    return np.concatenate(label), np.concatenate(probability)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("as_what", [lambda frame: frame, lambda frame: frame.set_index("a", drop=False)])
+def test_a_stream_of_a_table_is_one_of_its_rows(as_what, on_points):
+    clf, frame = on_points
+    label, probability = streamed(clf, as_what(frame))
+    np.testing.assert_array_equal(label, clf.predict(frame))
+    np.testing.assert_allclose(probability, clf.predict_proba(frame).max(1))
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+@pytest.mark.parametrize(
+    "as_what",
+    [
+        np.array,
+        lambda x: torch.tensor(x.values),
+        lambda x: map(torch.tensor, x.values),
+        lambda x: x.values.tolist(),
+    ],
+)
+def test_a_stream_of_features_is_answered_like_the_whole(as_what, on_points):
+    clf, frame = on_points
+    np.testing.assert_array_equal(streamed(clf, as_what(frame))[0], clf.predict(frame))
+
+
+def test_a_stream_of_pictures_may_be_a_folder_or_a_list(files):
+    clf = FewShotClassifier(encoder="pixels", size="8x6", color=True).fit(files, list("abcd"))
+    for inputs in (Path(), ".", files, map(Path, files), PICTURES, list(PICTURES), map(Image.open, files)):
+        assert streamed(clf, inputs)[0].tolist() == list("abcd")
+
+
+class Length(torch.nn.Module):
+    """A text encoder: the length of a text, and a constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, texts):
+        return self.weight * torch.tensor([[len(text), 9.0] for text in texts])
+
+
+def test_a_stream_of_texts_is_a_column_and_never_the_letters_of_a_string():
+    texts = ["a", "be", "see", "see " * 9, "see " * 10]
+    clf = FewShotClassifier(encoder=Length(), names=None).fit(texts, [0, 0, 0, 1, 1])
+    for inputs in (texts, pandas.DataFrame({"t": texts}), pandas.Series(texts), [[text] for text in texts]):
+        assert streamed(clf, inputs)[0].tolist() == [0, 0, 0, 1, 1]
+    for table in ("hello.csv", Path("hello.csv")):
+        with pytest.raises(ValueError, match="`inputs` is 'hello.csv', which is no folder .*pandas.read_csv"):
+            next(clf.stream(table))
+
+
+def fitted_on(y):
+    """A classifier of four texts, by their labels."""
+    return FewShotClassifier(encoder=Length(), names=None).fit(["a", "be", "see", "four"], y)
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pandas.NA, pandas.NaT, "", " ", "\u200b"])
+@pytest.mark.parametrize("as_what", [list, pandas.Series, lambda y: np.array(y, dtype=object)])
+def test_whatever_stands_for_no_label_is_found_in_its_row(missing, as_what):
+    with pytest.raises(ValueError, match="`y` is .* in row 2 .counted from 0.: every input needs a label"):
+        fitted_on(as_what(["fee", "fee", missing, "wifi"]))
+
+
+@pytest.mark.parametrize("kind", ["string", "category", "Int64", "Float64", "boolean"])
+def test_the_missing_label_of_any_column_of_pandas_is_found(kind):
+    values = {"Int64": [1, 1, 2], "Float64": [1.0, 1.0, 2.0], "boolean": [True, True, False]}
+    y = pandas.Series([*values.get(kind, ["a", "a", "b"]), pandas.NA], dtype=kind)
+    with pytest.raises(ValueError, match="`y` is .* in row 3"):
+        fitted_on(y)
+
+
+@pytest.mark.parametrize("kind", ["int64", "Int64", "UInt8", "Int32", "object", "category"])
+@pytest.mark.parametrize("as_what", [lambda y: y, list, lambda y: y.to_frame()])
+@pytest.mark.filterwarnings("ignore:A column-vector y was passed")
+def test_whole_numbers_stay_whole_numbers(kind, as_what):
+    clf = fitted_on(as_what(pandas.Series([3, 3, 5, 5], index=range(5, 9)).astype(kind)))
+    assert clf.classes_.dtype.kind in "iu" and clf.classes_.tolist() == [3, 5]
+
+
+@pytest.mark.parametrize("as_what", [list, np.array, lambda y: pandas.Series(y, dtype="string")])
+def test_labels_that_differ_in_blanks_are_one_class_and_which_is_said(as_what):
+    with pytest.warns(
+        UserWarning, match="`y` is read without .* sees: 'fee ' as 'fee', ' wifi' as 'wifi'"
+    ) as w:
+        clf = fitted_on(as_what(["fee", "fee ", " wifi", "wifi"]))
+    assert clf.classes_.tolist() == ["fee", "wifi"] and clf.n_examples_.tolist() == [2, 2]
+    assert w[0].filename == __file__
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("y", [["late fee", "Fee", "fee", "fee"], [1, 2, 3, 3], [True, True, False, False]])
+def test_tidy_labels_stay_and_nothing_is_said(y):
+    assert fitted_on(y).classes_.tolist() == sorted(set(y))
+
+
+def test_a_classifier_of_texts_answers_a_text_that_ends_like_a_picture(tmp_path):
+    clf = FewShotClassifier(names=None).fit(["a crash", "it crashed", "the bill", "a bill"], [0, 0, 1, 1])
+    assert len(clf.predict(["screenshot.png"])) == 1 and len(clf.predict(["bill.png", "crash.jpg"])) == 2
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="`X` holds pictures, and this classifier was fitted on texts"):
+        clf.predict([str(tmp_path / "a.png")])
