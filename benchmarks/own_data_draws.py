@@ -22,7 +22,7 @@ from fewshot_lib.encoders import TextEncoder, encode, extract_features, tokens_o
 ALL = ("train", "val", "test")
 PER_CLASS = 60  # texts of a class that take part in the choice, and in what comes after it
 FIRST = 200  # texts of a class that take part in a comparison; of HWU64, all
-SEED = 1000  # and on: seeds that no choice was made on
+SEED = 1000  # and on: seeds that no choice was made on, but those of the words and of the names' weight
 
 
 class Draw(NamedTuple):

@@ -42,8 +42,7 @@ earlier form of the trust in names did, and that w = 3 is behind logistic regres
 part in a choice. SetFit on the same draws: [setfit_peer.md](setfit_peer.md).
 
 **What the words bring**: on four of the sets 0.2 to 1.7 points, and only at two examples of HWU64 could that
-be chance. On Amazon they *cost* 0.6 points at one example and 0.4 at two, and bring nothing at four. On the
-training and validation classes, which decided, Amazon's had gained as well.
+be chance. On Amazon they *cost* 0.6 points at one example and 0.4 at two, and bring nothing at four.
 """
 
 

@@ -19,12 +19,12 @@ INTRODUCTION = """## The words beside the encoder
 bring to names as examples, with the weight α where the encoder has 1 (`classifier/words.py`); paired, with
 95 % intervals over tasks. In bfloat16 (`FEWSHOT_BF16=1`).
 
-**Taken: α = 0.6.** Larger ones bring a little more from four examples on, and are no better than none, or
-worse, at one or two where names mislead. Before the words were chosen, these were tried on other draws of
-such tasks, 20 to 75 of them (the scripts are not in the repository): the encoder's first layer beside its
-last, +0.3 to +0.5 points at 1 to 8 examples, and other layers less or nothing; names moved to the mean of the
-examples, +0.4 at one example, +0.3 at two, nothing from four on; held-out examples asked for C as well,
-nothing at 2 and 4; features whitened by the examples' own covariance, less than nothing.
+**Taken: α = 0.6**, a cautious choice that the table does not decide: from four examples on larger ones have
+higher means, at one, where names mislead, lower ones. Before the words were chosen, these were tried on
+other draws of such tasks, 20 to 75 of them (the scripts are not in the repository): the encoder's first layer
+beside its last, +0.3 to +0.5 points at 1 to 8 examples, and other layers less or nothing; names moved to the
+mean of the examples, +0.4 at one example, +0.3 at two, nothing from four on; held-out examples asked for C as
+well, nothing at 2 and 4; features whitened by the examples' own covariance, less than nothing.
 """
 
 

@@ -49,7 +49,7 @@ def _say_of(torn: list[tuple[int, int]], labels: np.ndarray, classes: np.ndarray
         for a, b in torn[:SHOWN]
     ]
     more = f" and {len(torn) - SHOWN} more pairs" if len(torn) > SHOWN else ""
-    _say(f"rows {', '.join(shown)}{more} are the same under two labels: correct one of each")
+    _say(f"rows {', '.join(shown)}{more} are the same under two labels: correct one of each", 6)
 
 
 def _listed(rows: list[int]) -> str:
@@ -57,5 +57,5 @@ def _listed(rows: list[int]) -> str:
     return f"rows {', '.join(map(str, rows[:SHOWN]))}{more}"
 
 
-def _say(what: str) -> None:
-    warnings.warn(f"`X`: {what} (rows counted from 0).", stacklevel=5)
+def _say(what: str, level: int = 5) -> None:
+    warnings.warn(f"`X`: {what} (rows counted from 0).", stacklevel=level)

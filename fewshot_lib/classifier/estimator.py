@@ -38,12 +38,12 @@ from fewshot_lib.classifier.inputs import (
 )
 from fewshot_lib.classifier.onnx import to_onnx
 from fewshot_lib.classifier.suggestion import suggest
-from fewshot_lib.classifier.unlabelled import without_examples
+from fewshot_lib.classifier.unlabelled import WithUnlabelled, without_examples
 from fewshot_lib.classifier.words import WEIGHT, WithWords, encoded_names, with_words, without_words
 from fewshot_lib.core import Method, positive, whole_number
 from fewshot_lib.data.own.labels import tidy
 from fewshot_lib.data.reporting import first_few, progress
-from fewshot_lib.encoders import PhotoEncoder
+from fewshot_lib.encoders import PhotoEncoder, TextEncoder
 from fewshot_lib.prototypes import NamesAsExamples, found_weight
 
 CHUNK = 1024  # inputs that are encoded and answered at a time
@@ -146,8 +146,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.names_ = naming.class_names(self.names, self.classes_) if kind == "texts" else None
         self.inputs_ = list(inputs) if kind == "texts" else None
         self.picture_shape_: tuple[int, ...] | None = tuple(inputs.shape[1:]) if kind == "pictures" else None
-        if kind == "texts":
-            self.encoder_ = with_words(self.encoder_, inputs, self._weight_of_words())
+        if weight := self._weight_of_words():
+            self.encoder_ = with_words(self.encoder_, inputs, weight)
         self.features_, self.labels_ = self._encode(inputs), torch.from_numpy(labels)
         self.name_features_ = self._encode_names()
         self.unlabelled_ = None
@@ -158,8 +158,16 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return self._tune() if tune_encoder else self
 
     def _weight_of_words(self) -> float:
+        network, reads_words = isinstance(self.method, nn.Module), isinstance(self.encoder_, TextEncoder)
         if self.words is None:
-            return 0.0 if isinstance(self.method, nn.Module) else WEIGHT
+            return 0.0 if network or not reads_words else WEIGHT
+        if self.words and (network or not reads_words):
+            what = (
+                "`method` is a trained network"
+                if network
+                else "only a `TextEncoder` tells the words of a text"
+            )
+            raise ValueError(f"`words` is {self.words}, and {what}: leave it out.")
         return self.words
 
     def _check_options(self, unlabelled: Any, tune_encoder: bool) -> None:
@@ -205,6 +213,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         inputs = self._recognised(X)
         if not len(inputs):
             raise ValueError(f"`X` is empty: give one or more examples of {label!r}.")
+        if self.kind_ != "features":
+            inputs, _ = without_copies(inputs, np.zeros(len(inputs), dtype=int), np.array([label]))
         features = self._encode(inputs)
         old = self.classes_[self.labels_.numpy()].tolist()
         names = dict(zip(self.classes_.tolist(), self.names_ or [], strict=False))
@@ -218,7 +228,6 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             self.names_ = [names[known] for known in self.classes_.tolist()]
         return self._with_their_words()._learn(self.method_)
 
-    @_or_as_before
     def _new_label(self, label: Any) -> Any:
         """The label of a class that there was not, of the same type as the others."""
         if label in self.classes_.tolist():
@@ -229,6 +238,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"`label` is {label!r}, and the other labels are {there}: give one like them.")
         return found.tolist()[0]
 
+    @_or_as_before
     def remove_class(self, label: Any) -> Self:
         """One class less; two have to stay. The method stays, as in ``add_class``."""
         check_is_fitted(self)
@@ -442,8 +452,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return encoded_names(self.encoder_, self.names_, self.template)
 
     def _with_their_words(self) -> Self:
-        """After other examples came or went, their words in place of the old; the encoder's part stays."""
-        if isinstance(self.encoder_, WithWords) and self.inputs_ is not None:
+        """After other examples came or went, their words in place of the old; the encoder's part stays.
+
+        All stays where there are unlabelled inputs: their texts are not kept, so the old words are theirs.
+        """
+        reads_pool = isinstance(self.method_, WithUnlabelled)
+        if isinstance(self.encoder_, WithWords) and self.inputs_ is not None and not reads_pool:
             of_encoder = self.features_[:, : -len(self.encoder_.words.pieces)]
             self.encoder_ = self.encoder_.anew(self.inputs_)
             self.features_ = torch.cat([of_encoder, self.encoder_.of_words(self.inputs_)], -1)

@@ -3,9 +3,12 @@
 No pickle: loading runs no code of the file. The encoder is not in it, but its name, where it cuts texts, and
 the sha256 of its weights and settings are, and another encoder is refused. What is saved is the whole state,
 the head included, so the answers afterwards are the same to the bit on the same machine. Both files are known
-by checksums: a folder of which one was replaced, or edited, is noticed.
+by checksums: a folder of which one was replaced, or edited, is noticed. A save that is killed leaves the old
+classifier or the new one: the new numbers are in ``classifier.new.safetensors`` until their description is
+written.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -14,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_bytes
 from torch import Tensor, nn
@@ -22,7 +26,7 @@ from fewshot_lib.classifier.held_out import HeldOut
 from fewshot_lib.classifier.inputs import encoder_for, named
 from fewshot_lib.classifier.tuning import TunedEncoder, with_adapters
 from fewshot_lib.classifier.unlabelled import WithUnlabelled
-from fewshot_lib.classifier.words import WithWords, Words, without_words
+from fewshot_lib.classifier.words import WithWords, Words, n_ids, without_words
 from fewshot_lib.core import Method
 from fewshot_lib.data.cache import atomic_write, save_tensors
 from fewshot_lib.encoders import TextEncoder, encoder_fingerprint
@@ -41,7 +45,7 @@ from fewshot_lib.prototypes import (
 
 VERSION, READABLE = 4, (3, 4)  # 3: there were no words beside the encoder
 UNWRITTEN = 128  # `max_tokens` of text encoders in folders that do not say it
-DESCRIPTION, NUMBERS = "classifier.json", "classifier.safetensors"
+DESCRIPTION, NUMBERS, NEW_NUMBERS = "classifier.json", "classifier.safetensors", "classifier.new.safetensors"
 KINDS = (NamesAsExamples, WithUnlabelled, FineTuning, TransductiveFineTuning, TIM)
 SETTINGS: dict[str, Any] = {kind.__name__: kind for kind in KINDS}
 METHODS = (
@@ -64,7 +68,7 @@ TENSORS = ("features_", "labels_", "mask_", "rows_")
 
 
 def save(classifier: Any, folder: Path) -> None:
-    """Writes both files, each whole or not at all; the one with the numbers first."""
+    """Writes the new numbers beside the old ones, then the description, whose checksum says which count."""
     tensors = {name: getattr(classifier, name) for name in TENSORS}
     tensors |= {f"held_out.{f.name}": getattr(classifier.held_out_, f.name) for f in _fields(HeldOut)}
     if classifier.name_features_ is not None:
@@ -95,12 +99,28 @@ def save(classifier: Any, folder: Path) -> None:
         }
     if isinstance(tuned := without_words(classifier.encoder_), TunedEncoder):
         tensors |= {f"adapter.{name}": p for name, p in tuned.adapters().items()}
-    save_tensors(folder / NUMBERS, tensors)
-    description["numbers_sha256"] = hashlib.sha256((folder / NUMBERS).read_bytes()).hexdigest()
+    _end_saving(folder)  # an earlier save may have been killed when its numbers counted already
+    save_tensors(folder / NEW_NUMBERS, tensors)
+    description["numbers_sha256"] = hashlib.sha256((folder / NEW_NUMBERS).read_bytes()).hexdigest()
     description["sha256"] = _checksum(description)
     with atomic_write(folder / DESCRIPTION) as temporary:
         text = json.dumps(description, ensure_ascii=False, indent=1)
         temporary.write_text(text + "\n", encoding="utf-8", errors="surrogatepass")
+    _end_saving(folder)
+
+
+def _end_saving(folder: Path) -> None:
+    """Gives the new numbers the name of the old ones, if it is they that the description means."""
+    new = folder / NEW_NUMBERS
+    absent, damaged = (
+        (FileNotFoundError, NotADirectoryError),
+        (ValueError, RecursionError, KeyError, TypeError),
+    )
+    with contextlib.suppress(*absent, *damaged):
+        numbers = hashlib.sha256(new.read_bytes()).hexdigest()
+        about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8", errors="surrogatepass"))
+        if about["numbers_sha256"] == numbers:
+            new.replace(folder / NUMBERS)
 
 
 def load(classifier: Any, folder: Path, method: Method | None, encoder: nn.Module | None) -> Any:
@@ -125,7 +145,6 @@ def load(classifier: Any, folder: Path, method: Method | None, encoder: nn.Modul
     _ask_again(classifier, about.get("asked", {}))
     classifier.encoder = encoder or (about["encoder"] or {}).get("source")
     classifier.max_tokens = _max_tokens(about) if encoder is None else None
-    classifier.words = float(tensors["words.weight"]) if "words.weight" in tensors else 0.0
     classifier.encoder_ = _restored_encoder(about, classifier, tensors)
     for name, value in about["features"].items():
         setattr(classifier, name, np.array(value, dtype=object) if isinstance(value, list) else value)
@@ -137,10 +156,8 @@ def load(classifier: Any, folder: Path, method: Method | None, encoder: nn.Modul
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8", errors="surrogatepass"))
-        numbers = (folder / NUMBERS).read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        found = f"there is no file {error.filename}"
-        raise ValueError(f"{folder} holds no saved classifier: {found}. Name the folder of `save`.") from None
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise _nothing_saved(folder, DESCRIPTION) from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{folder / DESCRIPTION} is damaged ({error}): save the classifier again.") from None
     if not isinstance(about, dict) or about.get("format") != "fewshot_lib classifier":
@@ -151,8 +168,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(f"{folder} has version {version} of the format, and {fix}.")
     if about.pop("sha256", None) != _checksum(about):
         raise ValueError(f"{folder / DESCRIPTION} was changed after it was saved: save the classifier again.")
-    if hashlib.sha256(numbers).hexdigest() != about.get("numbers_sha256"):
-        raise ValueError(f"{folder / NUMBERS} is not the file that was saved: save the classifier again.")
+    numbers = _numbers(folder, about.get("numbers_sha256"))
     try:
         tensors = load_bytes(numbers)
         if wrong := _misfit(about, tensors):
@@ -163,11 +179,28 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return about, tensors
 
 
+def _numbers(folder: Path, sha256: str | None) -> bytes:
+    """The numbers that the description means: under the new name where saving was killed before its end."""
+    files = [file for name in (NUMBERS, NEW_NUMBERS) if (file := folder / name).is_file()]
+    if not files:
+        raise _nothing_saved(folder, NUMBERS)
+    for file in files:
+        if hashlib.sha256(content := file.read_bytes()).hexdigest() == sha256:
+            return content
+    raise ValueError(f"{folder / NUMBERS} is not the file that was saved: save the classifier again.")
+
+
+def _nothing_saved(folder: Path, missing: str) -> ValueError:
+    found = f"there is no file {folder / missing}"
+    return ValueError(f"{folder} holds no saved classifier: {found}. Name the folder of `save`.")
+
+
 def _misfit(about: dict[str, Any], tensors: dict[str, Tensor]) -> str | None:
     """What does not fit the rest, in files that may come from anybody; KeyError where one is missing."""
     n_way, n, k = len(about["classes"]), len(tensors["labels_"]), tensors["mask_"].shape[-1]
     d, n_held_out = tensors["features_"].shape[-1], len(tensors["held_out.labels"])
-    n_pieces = len(tensors.get("words.pieces", ()))
+    empty = torch.zeros(0, dtype=torch.int64)
+    n_pieces = len(tensors.get("words.pieces", empty))
     shapes: dict[str, tuple[int, ...]] = {
         "features_": (n, d),
         "labels_": (n,),
@@ -194,7 +227,7 @@ def _misfit(about: dict[str, Any], tensors: dict[str, Tensor]) -> str | None:
     are_texts = {isinstance(label, str) for label in about["classes"]}
     fits = {
         "the list of what it says": about.keys() == keys,
-        "`asked`": asked == {} or (asked.keys() == {"names", "method"} and set(asked.values()) <= ASKED),
+        "`asked`": asked == {} or _is_asked(**asked),
         "`kind`": about["kind"] in ("texts", "pictures", "features"),
         "`classes`": n_way > 1 and len(set(map(str, about["classes"]))) == n_way,
         "`label_type`": types.kind in LABELS and types.itemsize and are_texts == {types.kind == "U"},
@@ -205,6 +238,7 @@ def _misfit(about: dict[str, Any], tensors: dict[str, Tensor]) -> str | None:
         "`encoder`": about["encoder"] is None or _is_encoder(about["encoder"]),
         "the range of `labels_`": _in_range(tensors["labels_"], n_way),
         "the range of `rows_`": _in_range(tensors["rows_"], n),
+        "the range of `words.pieces`": n_pieces < d and _in_range(tensors.get("words.pieces", empty), 2**31),
         **{f"the shape of `{name}`": tuple(tensors[name].shape) == shapes[name] for name in expected},
         **{f"NaN in `{name}`": bool(tensors[name].isfinite().all()) for name in expected},
     }
@@ -212,7 +246,11 @@ def _misfit(about: dict[str, Any], tensors: dict[str, Tensor]) -> str | None:
 
 
 def _in_range(numbers: Tensor, end: int) -> bool:
-    return bool(((numbers >= 0) & (numbers < end)).all())
+    return not numbers.is_floating_point() and bool(((numbers >= 0) & (numbers < end)).all())
+
+
+def _is_asked(names: Any, method: Any, words: Any) -> bool:
+    return {names, method} <= ASKED and (words is None or 0 <= words < float("inf"))
 
 
 def _is_encoder(described: dict[str, Any]) -> bool:
@@ -241,12 +279,14 @@ def _asked(classifier: Any) -> dict[str, Any]:
     return {
         "names": "given" if isinstance(names, Mapping) else names,
         "method": method if method is None or isinstance(method, str) else "given",
+        "words": classifier.words,
     }
 
 
 def _ask_again(classifier: Any, asked: dict[str, Any]) -> None:
     if asked.get("method", "given") in ("auto", None):
         classifier.method = asked["method"]
+    classifier.words = asked.get("words", 0.0)
     classifier.names = asked.get("names", "auto")
     if classifier.names == "given":
         classifier.names = dict(zip(classifier.classes_.tolist(), classifier.names_ or [], strict=False))
@@ -298,7 +338,7 @@ def _restored_encoder(about: dict[str, Any], classifier: Any, tensors: dict[str,
     adapters, words = (_of(part, tensors) for part in ("adapter.", "words."))
     if adapters and isinstance(restored, TextEncoder):
         restored = with_adapters(restored, adapters)
-    if words and hasattr(restored, "tokenizer"):
+    if words and hasattr(restored, "tokenizer") and int(words["pieces"].max()) < n_ids(restored.tokenizer):
         restored = WithWords(restored, Words(restored.tokenizer, **words))
     if restored is None or encoder_fingerprint(restored) != described["sha256"]:
         raise ValueError("`encoder` is not the one that the classifier was fitted with: its weights differ.")

@@ -7,9 +7,9 @@ word may tell two classes apart, and a few examples are enough to see which. So 
 
 where n_p(x) says how often the word piece p of the encoder's tokenizer is in the text x, and n_p in how many
 of the n examples it is: TF-IDF, as scikit-learn has it with ``sublinear_tf``. The cosine of two features is
-the mean of that of the encoder and that of the words, which has the weight α². Pieces that are in no example
-have no column, for nothing can be learnt of them, but they count in ‖t(x)‖: the more of a text is unknown,
-the less its words say.
+the mean of that of the encoder and that of the words, which has the weight α², where all pieces are known.
+Those that are in no example have no column, for nothing can be learnt of them, but they count in ‖t(x)‖: the
+more of a text is unknown, the less its words say.
 
 What α brings, and how it was chosen: ``benchmarks/own_data.md``.
 """
@@ -23,11 +23,13 @@ from torch import Tensor, nn
 
 from fewshot_lib.classifier.inputs import features_of
 from fewshot_lib.classifier.naming import sentences
-from fewshot_lib.encoders import TextEncoder, tokens_of
+from fewshot_lib.encoders import tokens_of
 
 WEIGHT = 0.6  # α of (1)
 BATCH = 64  # texts whose tokens are counted at a time
-NUMBERS = 10_000_000  # that the columns of the examples may hold: of many examples only the commonest pieces
+# Most columns, and numbers in the columns of all examples: of many and long ones only the pieces that are in
+# most texts have a column, and the others count like unknown ones.
+COLUMNS, NUMBERS = 4096, 10_000_000
 
 
 class Words(nn.Module):
@@ -43,22 +45,22 @@ class Words(nn.Module):
 
     def __init__(self, tokenizer: Any, pieces: Tensor, idf: Tensor, unseen: Tensor, weight: Tensor) -> None:
         super().__init__()
-        of_all = unseen.repeat(len(tokenizer)).index_copy(0, pieces, idf)
-        of_all[torch.tensor(tokenizer.all_special_ids)] = 0
+        of_all = unseen.repeat(n_ids(tokenizer)).index_copy(0, pieces, idf)
+        of_all[_no_words(tokenizer)] = 0
         for name, buffer in {"pieces": pieces, "idf": idf, "unseen": unseen, "weight": weight}.items():
             self.register_buffer(name, buffer)
-        column = torch.full((len(tokenizer),), len(pieces)).index_copy(0, pieces, torch.arange(len(pieces)))
+        column = torch.full((len(of_all),), len(pieces)).index_copy(0, pieces, torch.arange(len(pieces)))
         self.register_buffer("of_all", of_all, persistent=False)
         self.register_buffer("column", column, persistent=False)  # of a token id; V: of none
 
     @classmethod
     def of(cls, tokenizer: Any, ids: Tensor, weight: float = WEIGHT) -> "Words":
         """Of n examples, as token ids (n, L)."""
-        n, found_in = len(ids), torch.zeros(len(tokenizer))
+        n, found_in = len(ids), torch.zeros(n_ids(tokenizer))
         for own in ids:
             found_in[own.unique()] += 1
         found_in[torch.tensor(tokenizer.all_special_ids)] = 0
-        n_columns = min(int((found_in > 0).sum()), max(1, NUMBERS // n))
+        n_columns = min(int((found_in > 0).sum()), COLUMNS, max(1, NUMBERS // n))
         pieces = found_in.sort(descending=True, stable=True).indices[:n_columns].sort().values
         idf = 1 + ((1 + n) / (1 + found_in)).log()
         return cls(tokenizer, pieces, idf[pieces], 1 + torch.tensor(1.0 + n).log(), torch.tensor(weight))
@@ -90,7 +92,8 @@ class WithWords(nn.Module):
     def anew(self, texts: Sequence[str]) -> "WithWords":
         """The same encoder, with the words of these examples beside it."""
         ids = tokens_of(self.encoder, list(texts))["input_ids"]
-        return WithWords(self.encoder, Words.of(self.tokenizer, ids, float(self.words.weight)))
+        words = Words.of(self.tokenizer, ids, float(self.words.weight))
+        return WithWords(self.encoder, words) if len(words.pieces) else self
 
     def of_words(self, texts: Sequence[str]) -> Tensor:
         """The second half alone, (n, V) on the CPU."""
@@ -104,12 +107,11 @@ class WithWords(nn.Module):
         return torch.cat([features[:, : -len(self.words.pieces)], self.of_words(names)], -1)
 
 
-def with_words(encoder: nn.Module | None, texts: Sequence[str], weight: float) -> nn.Module | None:
-    """A ``TextEncoder`` with the words of these examples beside it; other encoders as they are."""
-    if not weight or not isinstance(encoder, TextEncoder):
-        return encoder
+def with_words(encoder: Any, texts: Sequence[str], weight: float) -> nn.Module:
+    """A ``TextEncoder`` with the words of these examples beside it; as it is, where it knows none of them."""
     ids = tokens_of(encoder, list(texts))["input_ids"]
-    return WithWords(encoder, Words.of(encoder.tokenizer, ids, weight))
+    words = Words.of(encoder.tokenizer, ids, weight)
+    return WithWords(encoder, words) if len(words.pieces) else encoder
 
 
 def without_words(encoder: Any) -> Any:
@@ -122,3 +124,13 @@ def encoded_names(encoder: nn.Module, names: Sequence[str], template: str) -> Te
     if isinstance(encoder, WithWords):
         return encoder.of_names(names, template)
     return features_of(encoder, sentences(names, template))
+
+
+def n_ids(tokenizer: Any) -> int:
+    """One more than the largest token id: some tokenizers leave gaps."""
+    return 1 + max(tokenizer.get_vocab().values())
+
+
+def _no_words(tokenizer: Any) -> Tensor:
+    """Ids of tokens that stand for no word: all special ones but that of what the tokenizer does not know."""
+    return torch.tensor([token for token in tokenizer.all_special_ids if token != tokenizer.unk_token_id])

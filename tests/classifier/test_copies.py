@@ -42,21 +42,31 @@ def test_one_text_under_two_labels_is_said_and_kept():
 
 
 def test_a_classifier_changes_altogether_or_not_at_all(monkeypatch):
-    clf = FewShotClassifier().fit(TEXTS, LABELS)
+    clf = FewShotClassifier().fit([*TEXTS, "the net", "a net"], [*LABELS, "net", "net"])
     before, p = dict(vars(clf)), clf.predict_proba(TEXTS)
 
     def fails(*args):
-        raise RuntimeError("in the middle")
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(FewShotClassifier, "_learn", fails)
     for change in (
         lambda: clf.fit(["x y", "z w"], ["money", "time"]),
-        lambda: clf.add_class("net", ["the net"]),
+        lambda: clf.add_class("desk", ["the desk"]),
+        lambda: clf.remove_class("net"),
     ):
-        with pytest.raises(RuntimeError, match="in the middle"):
+        with pytest.raises(KeyboardInterrupt):
             change()
         assert vars(clf).keys() == before.keys() and all(vars(clf)[name] is before[name] for name in before)
     assert_array_equal(clf.predict_proba(TEXTS), p)
+
+
+def test_warnings_point_at_who_called():
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        clf = FewShotClassifier().fit([*TEXTS, TEXTS[0], TEXTS[1]], [*LABELS, "fee", "wifi"])
+        clf.add_class("net", ["the net", "the net"])
+    assert len(said) == 3 and {warning.filename for warning in said} == {__file__}
+    assert clf.classes_.tolist() == ["fee", "net", "wifi"] and clf.n_examples_.tolist() == [2, 1, 3]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -135,7 +136,8 @@ def signed(folder, change=lambda about: None, **numbers):
         ({"features": {"predict": "x"}}, "`features`"),
         ({"temperature": float("nan")}, "`temperature`"),
         ({"temperature": "1"}, "holds no classifier of this library"),
-        ({"asked": {"names": "x", "method": None}}, "`asked`"),
+        ({"asked": {"names": "x", "method": None, "words": None}}, "`asked`"),
+        ({"asked": {"names": None, "method": None, "words": -1}}, "`asked`"),
         ({"method": []}, "holds no classifier of this library"),
         ({"method": {"settings_of": "Popen", "settings": {"args": "ls"}}}, "unknown to this library"),
         ({"method": {"settings_of": "FineTuning", "settings": {"args": "ls"}}}, "unknown to this library"),
@@ -193,6 +195,63 @@ def test_every_cut_and_every_other_bit_is_noticed(tmp_path):
         FewShotClassifier.load(tmp_path)
 
 
+class Killed(BaseException):
+    pass
+
+
+def saved_until(monkeypatch, clf, folder, n_renamed):
+    """Saves; killed before the next file gets its name once so many have: whether it came to that."""
+    renamed, replace = [], Path.replace
+
+    def dies(path, target):
+        if len(renamed) == n_renamed:
+            raise Killed
+        renamed.append(target)
+        return replace(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", dies)
+        try:
+            clf.save(folder)
+        except Killed:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("n_before", [0, 1, 2])
+def test_whoever_is_killed_while_saving_leaves_the_old_classifier_or_the_new(tmp_path, monkeypatch, n_before):
+    """Also where the one before was killed, after n_before of three steps, and where none was there."""
+    old, older, new = (FewShotClassifier().fit(POINTS + i, LABELS) for i in range(3))
+    answers = {
+        name: clf.predict_proba(POINTS) for name, clf in (("old", old), ("older", older), ("new", new))
+    }
+
+    def loaded(folder):
+        found = FewShotClassifier.load(folder).predict_proba(POINTS)
+        return next(name for name, known in answers.items() if np.array_equal(known, found))
+
+    assert saved_until(monkeypatch, old, tmp_path / "first", n_before)
+    if n_before == 2:
+        assert loaded(tmp_path / "first") == "old"
+    else:
+        with pytest.raises(ValueError, match="holds no saved classifier"):
+            loaded(tmp_path / "first")
+    for n_renamed in range(9):
+        folder = tmp_path / str(n_renamed)
+        older.save(folder)
+        assert saved_until(monkeypatch, old, folder, n_before)
+        before = loaded(folder)
+        assert before == ("old" if n_before == 2 else "older")
+        killed = saved_until(monkeypatch, new, folder, n_renamed)
+        assert loaded(folder) in ((before, "new") if killed else ("new",))
+        new.save(folder)
+        assert sorted(file.name for file in folder.iterdir()) == ["classifier.json", "classifier.safetensors"]
+        assert loaded(folder) == "new"
+        if not killed:
+            break
+    assert n_renamed >= 3 and not killed
+
+
 def test_another_network_or_encoder_of_the_same_name_is_refused(tmp_path):
     torch.manual_seed(0)
     clf = FewShotClassifier(RelationalNetwork().eval()).fit(POINTS, LABELS)
@@ -224,4 +283,16 @@ def test_no_pickle_is_read(tmp_path):
     FewShotClassifier().fit(POINTS, LABELS).save(tmp_path)
     (tmp_path / "classifier.safetensors").write_bytes(pickle.dumps(POINTS))
     with pytest.raises(ValueError, match="is not the file that was saved"):
+        FewShotClassifier.load(tmp_path)
+
+
+def test_words_of_a_larger_vocabulary_are_not_those_of_this_encoder(tmp_path):
+    clf = FewShotClassifier().fit(["a fee", "the fee", "wifi", "no wifi"], [0, 0, 1, 1])
+    clf.save(tmp_path)
+    pieces = clf.encoder_.words.pieces
+    signed(tmp_path, **{"words.pieces": pieces + 10**6})
+    with pytest.raises(ValueError, match="`encoder` is not the one"):
+        FewShotClassifier.load(tmp_path)
+    signed(tmp_path, **{"words.pieces": pieces - 10**6})
+    with pytest.raises(ValueError, match="the range of `words.pieces`"):
         FewShotClassifier.load(tmp_path)

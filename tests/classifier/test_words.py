@@ -140,7 +140,7 @@ def test_saved_words_answer_to_the_bit_and_older_folders_have_none(tmp_path):
         clf.save(tmp_path / str(weight))
         again = FewShotClassifier.load(tmp_path / str(weight))
         assert_array_equal(again.predict_proba(NEW), clf.predict_proba(NEW))
-        assert again.words == pytest.approx(words.WEIGHT if weight is None else 0)
+        assert again.words == weight
         assert_allclose(clone(again).fit(TEXTS, LABELS).predict_proba(NEW), clf.predict_proba(NEW), atol=1e-6)
 
 
@@ -156,3 +156,44 @@ def test_an_explanation_names_the_words_and_what_they_add_to_the_lead():
     of_words = (lead[d:] * x[d:]).tolist()  # all that words add, up and down
     assert sum(sorted(of_words, reverse=True)[: len(added)]) == pytest.approx(sum(added.values()))
     assert FewShotClassifier(words=0).fit(TEXTS, LABELS).explain("the card is lost").words == []
+
+
+def test_a_character_that_the_tokenizer_does_not_know_counts_in_the_length_alone():
+    ours = of([*TEXTS, "the 🦤"])
+    assert text_encoder("minilm").tokenizer.unk_token_id not in ours.pieces
+    known, with_unknown = ours(ids_of(["late", "late 🦤"]))
+    assert known.norm() == pytest.approx(1) and 0 < with_unknown.norm() < 0.9
+
+
+def test_examples_without_a_known_word_are_read_by_the_encoder_alone():
+    clf = FewShotClassifier(names=None).fit(["🦤🦤", "🦤", "🦤 🦤 🦤", "🦤 🦤"], [0, 0, 1, 1])
+    assert not isinstance(clf.encoder_, WithWords) and len(clf.predict(["🦤"])) == 1
+
+
+def test_with_unlabelled_texts_classes_come_and_go_beside_the_old_words():
+    pool = ["is the card here", "the parcel is late", "where is my card", "a lost parcel"]
+    clf = FewShotClassifier().fit(TEXTS, LABELS, unlabelled=pool)
+    pieces_before = clf.encoder_.words.pieces
+    clf.add_class("net", ["the wifi is down", "no wifi"])
+    assert clf.encoder_.words.pieces is pieces_before
+    assert clf.method_.pool.shape[1] == clf.features_.shape[1] == clf.name_features_.shape[1]
+    assert clf.predict(["the wifi"]).tolist() == ["net"]
+    assert clf.remove_class("net").classes_.tolist() == ["card", "post"]
+
+
+def test_words_asked_for_where_there_are_none_are_refused():
+    class Own(nn.Module):
+        def forward(self, texts):
+            return torch.ones(len(texts), 2)
+
+    with pytest.raises(ValueError, match="`words` is 0.5, and only a `TextEncoder`"):
+        FewShotClassifier(words=0.5, encoder=Own()).fit(TEXTS, LABELS)
+    with pytest.raises(ValueError, match="`words` is 0.5, and `method` is a trained network"):
+        FewShotClassifier(load_relational(), words=0.5).fit(TEXTS, LABELS)
+    assert len(FewShotClassifier(words=0).fit(np.eye(4), LABELS).predict(np.eye(4))) == 4
+
+
+def test_columns_are_bounded(monkeypatch):
+    monkeypatch.setattr(words, "COLUMNS", 2)
+    assert len(of(TEXTS).pieces) == 2
+    assert of(TEXTS)(ids_of(["is the card late"])).shape == (1, 2)
