@@ -222,5 +222,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fewshot: {what}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
-        print(f"\n{interrupt or 'Stopped.'}", file=sys.stderr)
+        print(f"\n{str(interrupt) or 'Stopped.'}", file=sys.stderr)
         return 130

@@ -13,6 +13,7 @@ what is written stays (``labelling_journal``).
 
 import argparse
 import copy
+import json
 import math
 import sys
 import warnings
@@ -102,8 +103,9 @@ def add_commands(commands: Any, data_options: Mapping[str, dict[str, Any]]) -> N
 def _fit(arguments: argparse.Namespace) -> bool:
     from fewshot_lib.classifier import FewShotClassifier, picture_form
 
-    if arguments.out.exists() and not (arguments.out / "classifier.json").is_file():
-        raise ValueError(f"`--out {arguments.out}` exists and is no classifier: name another folder.")
+    replaces = arguments.out.exists()
+    if replaces:
+        _need_replaceable(arguments.out)
     form: dict[str, Any] = {}
     if Path(arguments.source).is_dir():
         height, width, color = picture_form(None, arguments.size, arguments.color)
@@ -119,8 +121,27 @@ def _fit(arguments: argparse.Namespace) -> bool:
     for line in _about(classifier):
         print(line)
     new = "new_pictures" if classifier.kind_ == "pictures" else "new.csv"
-    print(f"Saved in {arguments.out}. Next: fewshot predict {arguments.out} {new} --out labelled.csv")
+    instead = ", in place of the classifier that was there" if replaces else ""
+    print(
+        f"Saved in {arguments.out}{instead}. Next: fewshot predict {arguments.out} {new} --out labelled.csv"
+    )
     return True
+
+
+def _need_replaceable(folder: Path) -> None:
+    """ValueError unless the folder holds a classifier of this library, or of an earlier version of it."""
+    from fewshot_lib.classifier import saving
+
+    try:
+        about = json.loads((folder / saving.DESCRIPTION).read_text(encoding="utf-8", errors="surrogatepass"))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
+        about = None
+    found, fix = f"`--out {folder}` exists", "name another folder"
+    if not isinstance(about, dict) or about.get("format") != "fewshot_lib classifier":
+        raise ValueError(f"{found} and is no classifier: {fix}.")
+    if type(version := about.get("version")) is not int or version > saving.VERSION:
+        known = f"this library knows up to {saving.VERSION}"
+        raise ValueError(f"{found} and has version {version!r} of the format, and {known}: {fix}.")
 
 
 def _pool(arguments: argparse.Namespace, inputs: Any) -> Any:
@@ -213,9 +234,9 @@ def _suggest(arguments: argparse.Namespace) -> bool:
         refuse_existing(arguments.out)
     classifier = _load(arguments.model)
     given = _unlabelled(arguments, classifier)
-    form = None
+    form, column = None, _empty_column(given.header)
     if arguments.out is not None:
-        names = [*given.header, *_added(given.header)[:1]]
+        names = [*given.header, column]
         form = format_of(arguments.out, names, ["string"], given.schema)
     rows = [row for row in given if row.given is not None]
     if not rows:
@@ -231,8 +252,19 @@ def _suggest(arguments: argparse.Namespace) -> bool:
             if not journal.resume():
                 journal.append([[*rows[index].fields, None] for index in chosen.tolist()])
             journal.finish()
-        print(f"Written to {arguments.out}, with an empty column for the labels.")
+        print(f"Written to {arguments.out}, with an empty column {column!r} for the labels.")
+        if column != "label":
+            fix = f'`fewshot fit` reads the new one with --label "{column}"'
+            print(f"{arguments.file} had a column 'label' already: {fix}.")
     return True
+
+
+def _empty_column(header: Sequence[str]) -> str:
+    """A name for the column of labels to come: not that of labels which the file has."""
+    name = "label"
+    while name in header:
+        name = f"new {name}"
+    return name
 
 
 def _evaluate(arguments: argparse.Namespace) -> bool:
@@ -347,18 +379,24 @@ def _predict(arguments: argparse.Namespace) -> bool:
 def _write_answers(
     classifier: "FewShotClassifier", given: Unlabelled, reject: float | None, journal: Journal, n_rows: int
 ) -> None:
-    """Answers the rows that are not written yet, a chunk at a time."""
+    """Answers the rows that are not written yet, a chunk at a time; KeyboardInterrupt says how many are."""
     done = journal.resume()
     if done:
         _note(f"going on after {done:,} rows that are labelled already.")
     rows = islice(iter(given), done, None)
-    with progress([], "labelling", " rows", total=n_rows) as bar:
-        bar.update(done)
-        while part := list(islice(rows, CHUNK)):
-            answers = _answers(classifier, part, reject)
-            journal.append([[*row.fields, *new] for row, new in zip(part, answers, strict=True)])
-            bar.update(len(part))
-    journal.finish()
+    try:
+        with progress([], "labelling", " rows", total=n_rows) as bar:
+            bar.update(done)
+            while part := list(islice(rows, CHUNK)):
+                answers = _answers(classifier, part, reject)
+                journal.append([[*row.fields, *new] for row, new in zip(part, answers, strict=True)])
+                bar.update(len(part))
+        journal.finish()
+    except KeyboardInterrupt:
+        written = f"{journal.rows:,} of {n_rows:,} rows, which are written"
+        raise KeyboardInterrupt(
+            f"Stopped after {written}; the same command goes on with the others."
+        ) from None
 
 
 def _answers(classifier: "FewShotClassifier", rows: Sequence[Row], reject: float | None) -> list[list[Any]]:

@@ -105,24 +105,25 @@ class Journal:
             self.rows = note["rows"]
         else:
             self.part.write_bytes(b"")
-            self._write(self.form.start())
+            self._write(self.form.start(), 0)
         return self.rows
 
     def append(self, rows: list[list[Any]]) -> None:
         """Adds rows, on the disk before this returns."""
-        self.rows += len(rows)
-        self._write(self.form.rows(rows))
+        self._write(self.form.rows(rows), self.rows + len(rows))
 
     def finish(self) -> None:
         """Makes the file under its own name; DataError, and the rows stay, where that is taken by now."""
         self.form.finish(self.part, self.path)
         self.note.unlink(missing_ok=True)
 
-    def _write(self, content: bytes) -> None:
+    def _write(self, content: bytes, rows: int) -> None:
+        """Adds what makes the file one of so many rows."""
         with self.part.open("ab") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
             size = file.tell()
         with atomic_write(self.note) as temporary:
-            temporary.write_text(json.dumps({"key": self.key, "rows": self.rows, "bytes": size}))
+            temporary.write_text(json.dumps({"key": self.key, "rows": rows, "bytes": size}))
+        self.rows = rows

@@ -1,10 +1,12 @@
 import json
 import subprocess
 import sys
+import types
 
 import nbformat
 import pytest
 
+from fewshot_lib import __main__
 from fewshot_lib.course import cli, inspection, records
 from fewshot_lib.course.running import runner
 from fewshot_lib.data.cache import CacheError
@@ -111,6 +113,32 @@ def test_a_disk_that_is_full_is_one_sentence(notebooks, monkeypatch, capsys, err
     monkeypatch.setattr(runner, "run", full)
     assert cli.main(["run"]) == 1
     assert capsys.readouterr().err == f"fewshot: {sentence}\n"
+
+
+@pytest.mark.parametrize(
+    ("interrupt", "said"),
+    [
+        (KeyboardInterrupt(), "Stopped."),
+        (KeyboardInterrupt("Stopped after 2 of 9."), "Stopped after 2 of 9."),
+    ],
+)
+def test_ctrl_c_is_one_sentence_and_status_130(notebooks, monkeypatch, capsys, interrupt, said):
+    def interrupted(*args, **options):
+        raise interrupt
+
+    monkeypatch.setattr(runner, "run", interrupted)
+    assert cli.main(["run"]) == 130
+    assert capsys.readouterr().err == f"\n{said}\n"
+
+
+def test_ctrl_c_while_modules_are_imported_is_so_too(monkeypatch, capsys):
+    class Interrupted(types.ModuleType):
+        def __getattr__(self, name):
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "fewshot_lib.course", Interrupted("fewshot_lib.course"))
+    assert __main__.main() == 130
+    assert capsys.readouterr().err == "\nStopped.\n"
 
 
 def test_results_are_collected_from_any_directory(notebook, code, row, written, capsys):

@@ -1,5 +1,6 @@
-"""The rows that `fit` learns from: without a text or label, and unlabelled ones."""
+"""The rows that `fit` learns from, without a text or label or unlabelled; the folder that it writes to."""
 
+import json
 import re
 
 import pytest
@@ -48,3 +49,38 @@ def test_it_says_how_much_a_name_counts_where_names_are_read(bag, pictures, tmp_
     for silent in ([table, "--no-names"], [pictures]):
         run("fit", *silent, "--out", tmp_path / "model")
         assert not re.search(said, capsys.readouterr().out)
+
+
+def test_a_classifier_is_replaced_and_that_is_said(model, tmp_path, capsys):
+    table = write(tmp_path / "few.csv", [["text", "label"], ["cheap", "price"], ["late", "parcel"]])
+    about = json.loads((model / "classifier.json").read_text())
+    (model / "classifier.json").write_text(json.dumps(about | {"version": 3}))
+    for folder, said in ((model, True), (tmp_path / "new", False)):
+        run("fit", table, "--out", folder)
+        assert ("in place of the classifier that was there" in capsys.readouterr().out) == said
+        classes = FewShotClassifier.load(folder, encoder=Bag()).classes_
+        assert classes.tolist() == ["parcel", "price"]
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ('{"format": "fewshot_lib classifier", "version": 99}', "has version 99 of the format"),
+        ('{"format": "fewshot_lib classifier", "version": "4"}', "has version '4' of the format"),
+        ('{"format": "fewshot_lib classifier"}', "has version None"),
+        ('{"version": 4}', "is no classifier"),
+        ("[4]", "is no classifier"),
+        ("{", "is no classifier"),
+        (None, "is no classifier"),
+    ],
+)
+def test_a_folder_of_anything_else_stays_as_it_is(bag, tmp_path, content, found):
+    table = write(tmp_path / "train.csv", [["text", "label"], ["cheap", "price"], ["late", "parcel"]])
+    file = tmp_path / "model" / "classifier.json"
+    file.parent.mkdir()
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ValueError, match=f"{found}.*: name another folder"):
+        run("fit", table, "--out", file.parent)
+    assert content is None or file.read_text() == content
+    assert len(list(file.parent.iterdir())) == (content is not None)

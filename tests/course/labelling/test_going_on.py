@@ -55,6 +55,31 @@ def test_killed_in_the_middle_it_goes_on_where_it_stopped(model, tmp_path, monke
     assert (tmp_path / f"out.{ending}").read_bytes() == (tmp_path / f"whole.{ending}").read_bytes()
 
 
+@pytest.mark.parametrize("where", ["answering", "writing"])
+def test_ctrl_c_says_how_many_rows_are_written_and_the_same_command_goes_on(
+    model, tmp_path, monkeypatch, where
+):
+    monkeypatch.setattr(labelling, "CHUNK", 4)
+    table = write(tmp_path / "new.csv", [["text"], *([f"cheap {i}"] for i in range(9))])
+    run("predict", model, table, "--out", tmp_path / "whole.csv")
+    owner, name = {"answering": (labelling, "_answers"), "writing": (os, "fsync")}[where]
+    works, calls = getattr(owner, name), []
+
+    def stopped(*arguments):
+        calls.append(1)
+        if len(calls) == {"answering": 2, "writing": 3}[where]:  # the first write is that of the header
+            raise KeyboardInterrupt
+        return works(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, stopped)
+        said = "Stopped after 4 of 9 rows, which are written; the same command goes on"
+        with pytest.raises(KeyboardInterrupt, match=said):
+            run("predict", model, table, "--out", tmp_path / "out.csv")
+    run("predict", model, table, "--out", tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
 def test_what_belongs_to_another_input_is_begun_anew(model, tmp_path, capsys):
     table = write(tmp_path / "new.csv", [["text"], ["cheap"]])
     (tmp_path / "out.csv.part").write_text("text,label\nother,rows\n")
