@@ -17,8 +17,6 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import check_consistent_length, column_or_1d
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
@@ -36,13 +34,13 @@ from fewshot_lib.classifier.inputs import (
     picture_form,
     recognise,
 )
+from fewshot_lib.classifier.labels import as_labels
 from fewshot_lib.classifier.onnx import to_onnx
 from fewshot_lib.classifier.suggestion import suggest
 from fewshot_lib.classifier.unlabelled import WithUnlabelled, without_examples
 from fewshot_lib.classifier.words import WEIGHT, WithWords, encoded_names, with_words, without_words
 from fewshot_lib.core import Method, positive, whole_number
-from fewshot_lib.data.own.labels import tidy
-from fewshot_lib.data.reporting import first_few, progress
+from fewshot_lib.data.reporting import progress
 from fewshot_lib.encoders import PhotoEncoder, TextEncoder
 from fewshot_lib.prototypes import NamesAsExamples, found_weight
 
@@ -162,11 +160,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if self.words is None:
             return 0.0 if network or not reads_words else WEIGHT
         if self.words and (network or not reads_words):
-            what = (
-                "`method` is a trained network"
-                if network
-                else "only a `TextEncoder` tells the words of a text"
-            )
+            what = "`method` is a trained network" if network else "only a `TextEncoder` tells words"
             raise ValueError(f"`words` is {self.words}, and {what}: leave it out.")
         return self.words
 
@@ -192,7 +186,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             inputs, y = validate_data(self, X, y)
         elif y is None:
             raise ValueError("`y` is None: give the label of every input.")
-        y = _labels(y, len(inputs))
+        y = as_labels(y, len(inputs))
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"`y` holds one class, {str(self.classes_[0])!r}: give examples of two or more.")
@@ -232,7 +226,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """The label of a class that there was not, of the same type as the others."""
         if label in self.classes_.tolist():
             raise ValueError(f"`label` is {label!r}, which is a class already: fit anew to change it.")
-        found, kind = _labels([label], 1), self.classes_.dtype.kind
+        found, kind = as_labels([label], 1), self.classes_.dtype.kind
         if found.dtype.kind != kind:
             there = {"U": "texts", "f": "numbers", "b": "True and False"}.get(kind, "whole numbers")
             raise ValueError(f"`label` is {label!r}, and the other labels are {there}: give one like them.")
@@ -485,40 +479,6 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     ) -> Self:
         """The classifier that was saved; method, encoder: where they are modules of your own."""
         return saving.load(cls(), Path(folder), method, encoder)
-
-
-def _labels(y: Any, n: int) -> np.ndarray:
-    """Labels (n,) as an array, none of them missing, all texts or all numbers; texts as ``tidy`` makes them.
-
-    Warns of texts that were not. ValueError names the row of a missing label.
-    """
-    if not isinstance(getattr(y, "dtype", None), np.dtype):  # as objects: NaN is not "nan", Int64 no float
-        y = np.asarray(y if hasattr(y, "ndim") else list(y), dtype=object)
-    y = column_or_1d(y, warn=True)
-    check_consistent_length(y, np.empty(n))
-    given = y.tolist()
-    values = [tidy(label) if isinstance(label, str) else label for label in given]
-    for row, label in enumerate(values):
-        if _missing(label):
-            found = f"`y` is {given[row]!r} in row {row} (counted from 0)"
-            raise ValueError(f"{found}: every input needs a label.")
-    if len({isinstance(label, str) for label in values}) > 1:
-        raise ValueError("`y` mixes texts and numbers: make all labels one or the other.")
-    if changed := {old: new for old, new in zip(given, values, strict=True) if old != new}:
-        pairs = first_few(f"{old!r} as {new!r}" for old, new in changed.items())
-        warnings.warn(f"`y` is read without blanks and marks that nobody sees: {pairs}.", stacklevel=5)
-    y = np.array(values) if changed or y.dtype == object else y
-    if y.dtype.kind == "f":
-        check_classification_targets(y)
-    return y
-
-
-def _missing(label: Any) -> bool:
-    """None, an empty text, NaN and NaT (which differ from themselves) or pandas' NA (which does not say)."""
-    try:
-        return label is None or label == "" or bool(label != label)
-    except TypeError:
-        return True
 
 
 def _share(name: str, value: float) -> None:

@@ -91,9 +91,8 @@ class WithWords(nn.Module):
 
     def anew(self, texts: Sequence[str]) -> "WithWords":
         """The same encoder, with the words of these examples beside it."""
-        ids = tokens_of(self.encoder, list(texts))["input_ids"]
-        words = Words.of(self.tokenizer, ids, float(self.words.weight))
-        return WithWords(self.encoder, words) if len(words.pieces) else self
+        found = with_words(self.encoder, texts, float(self.words.weight))
+        return found if isinstance(found, WithWords) else self
 
     def of_words(self, texts: Sequence[str]) -> Tensor:
         """The second half alone, (n, V) on the CPU."""

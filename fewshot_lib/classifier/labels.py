@@ -1,0 +1,45 @@
+"""The labels of examples: none missing, all of one kind, texts without what nobody sees."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+
+from fewshot_lib.data.own.labels import tidy
+from fewshot_lib.data.reporting import first_few
+
+
+def as_labels(y: Any, n: int) -> np.ndarray:
+    """Labels (n,) as an array, none of them missing, all texts or all numbers; texts as ``tidy`` makes them.
+
+    Warns of texts that were not. ValueError names the row of a missing label.
+    """
+    if not isinstance(getattr(y, "dtype", None), np.dtype):  # as objects: NaN is not "nan", Int64 no float
+        y = np.asarray(y if hasattr(y, "ndim") else list(y), dtype=object)
+    y = column_or_1d(y, warn=True)
+    check_consistent_length(y, np.empty(n))
+    given = y.tolist()
+    values = [tidy(label) if isinstance(label, str) else label for label in given]
+    for row, label in enumerate(values):
+        if _missing(label):
+            found = f"`y` is {given[row]!r} in row {row} (counted from 0)"
+            raise ValueError(f"{found}: every input needs a label.")
+    if len({isinstance(label, str) for label in values}) > 1:
+        raise ValueError("`y` mixes texts and numbers: make all labels one or the other.")
+    if changed := {old: new for old, new in zip(given, values, strict=True) if old != new}:
+        pairs = first_few(f"{old!r} as {new!r}" for old, new in changed.items())
+        warnings.warn(f"`y` is read without blanks and marks that nobody sees: {pairs}.", stacklevel=5)
+    y = np.array(values) if changed or y.dtype == object else y
+    if y.dtype.kind == "f":
+        check_classification_targets(y)
+    return y
+
+
+def _missing(label: Any) -> bool:
+    """None, an empty text, NaN and NaT (which differ from themselves) or pandas' NA (which does not say)."""
+    try:
+        return label is None or label == "" or bool(label != label)
+    except TypeError:
+        return True
