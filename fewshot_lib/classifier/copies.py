@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-SHOWN = 3  # rows that a warning names
+from fewshot_lib.data.reporting import first_few
 
 
 def without_copies(inputs: Any, labels: np.ndarray, classes: np.ndarray) -> tuple[Any, np.ndarray]:
@@ -31,7 +31,7 @@ def without_copies(inputs: Any, labels: np.ndarray, classes: np.ndarray) -> tupl
         _say_of(torn, labels, classes)
     if not copies:
         return inputs, labels
-    _say(f"{_listed(copies)} repeat an example of the same class: each counts once")
+    _say(f"rows {first_few(copies)} repeat an example of the same class: each counts once")
     kept = np.setdiff1d(np.arange(len(labels)), copies)
     return inputs[kept] if isinstance(inputs, Tensor) else [inputs[row] for row in kept], labels[kept]
 
@@ -44,17 +44,9 @@ def _keys(inputs: Any) -> Sequence[Any]:
 
 
 def _say_of(torn: list[tuple[int, int]], labels: np.ndarray, classes: np.ndarray) -> None:
-    shown = [
-        f"{a} and {b} ({', '.join(repr(classes[labels[row]].item()) for row in (a, b))})"
-        for a, b in torn[:SHOWN]
-    ]
-    more = f" and {len(torn) - SHOWN} more pairs" if len(torn) > SHOWN else ""
-    _say(f"rows {', '.join(shown)}{more} are the same under two labels: correct one of each", 6)
-
-
-def _listed(rows: list[int]) -> str:
-    more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
-    return f"rows {', '.join(map(str, rows[:SHOWN]))}{more}"
+    names = [tuple(repr(classes[labels[row]].item()) for row in pair) for pair in torn]
+    shown = [f"{a} and {b} ({', '.join(own)})" for (a, b), own in zip(torn, names, strict=True)]
+    _say(f"rows {first_few(shown)} are the same under two labels: correct one of each", 6)
 
 
 def _say(what: str, level: int = 5) -> None:
