@@ -1,9 +1,9 @@
 """What ``field.py`` measures on: texts, features, class names and saved episodes of the published sets.
 
 Of each class a random order is fixed, and its first texts take part: ``TEXTS`` of a test class, ``OTHERS`` of
-a training or validation class (of Reuters all 20). Encoders read 200 tokens, unless ``--max-tokens`` says
-else. Features are kept block by block of 60 texts in bfloat16, so that an interruption costs a minute and
-more texts later cost only these.
+a training or validation class (of Reuters all 20). Another *choice* takes the next ones of every test class.
+Encoders read 200 tokens, unless ``--max-tokens`` says else. Features are kept block by block of 60 texts in
+bfloat16, so that an interruption costs a minute and more texts later cost only these.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fewshot_lib import data
 from fewshot_lib.core import Episodes, Method, evaluate, pick_device
-from fewshot_lib.course.results_page import TOKENS
+from fewshot_lib.course.results_rows import TOKENS
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.data.cache import cache_dir, cached_tensors
 from fewshot_lib.encoders import TextEncoder, encode
@@ -62,21 +62,27 @@ def trained_alike(family: str) -> list[str]:
     return [other for other in FAMILIES if learnt_from(other) == learnt_from(family)]
 
 
-def blocks(dataset: ClassDataset) -> dict[tuple[int, int], Tensor]:
+def n_choices(dataset: ClassDataset) -> int:
+    """How many choices of the texts of its test classes have no text in common; 1 where all take part."""
+    smallest = int(dataset.counts[dataset.classes("test")].min())
+    return max(1, smallest // texts_of_test_classes(dataset.name))
+
+
+def blocks(dataset: ClassDataset, choice: int = 0) -> dict[tuple[int, int], Tensor]:
     """(class, number) -> the rows of this block of the class, of those that take part."""
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
     found = {}
     test = set(dataset.classes("test").tolist())
     for c in torch.cat(list(dataset.splits.values())).tolist():
-        most = texts_of_test_classes(dataset.name) if c in test else OTHERS
-        own = order[dataset.labels[order] == c][:most]
+        most, first = (texts_of_test_classes(dataset.name), choice) if c in test else (OTHERS, 0)
+        own = order[dataset.labels[order] == c][first * most :][:most]
         found |= {(c, number): rows for number, rows in enumerate(own.split(BLOCK))}
     return found
 
 
-def thinned(dataset: ClassDataset) -> ClassDataset:
+def thinned(dataset: ClassDataset, choice: int = 0) -> ClassDataset:
     """The examples that take part, block after block."""
-    rows = torch.cat(list(blocks(dataset).values()))
+    rows = torch.cat(list(blocks(dataset, choice).values()))
     return replace(dataset, inputs=dataset.take(rows), labels=dataset.labels[rows])
 
 
@@ -98,10 +104,10 @@ class Encoder:
         """The encoder as it came."""
         return self
 
-    def features(self, dataset: ClassDataset) -> Tensor:
-        """Of the examples of ``thinned(dataset)``, (n, d)."""
+    def features(self, dataset: ClassDataset, choice: int = 0) -> Tensor:
+        """Of the examples of ``thinned(dataset, choice)``, (n, d)."""
         parts = []
-        for (c, number), rows in blocks(dataset).items():
+        for (c, number), rows in blocks(dataset, choice).items():
             parts.append(self.kept(f"{dataset.name}-{c:02d}-{number}", dataset.take(rows)))
         return torch.cat(parts)
 
@@ -174,12 +180,13 @@ def episodes_of(task: Task, split: str, n_shot: int, n_episodes: int, seed: int)
     return task.sampler(split, min(N_WAY, len(classes)), n_shot, n_query, seed).sample(n_episodes)
 
 
-def prepared(name: str, family: str, encoder: Encoder) -> Prepared:
+def prepared(name: str, family: str, encoder: Encoder, choice: int = 0) -> Prepared:
     """Encodes what is not kept yet, and lets validation classes choose between raw and centred features."""
     whole = load(name, family)
-    dataset, device = thinned(whole), pick_device()
+    dataset, device = thinned(whole, choice), pick_device()
     said = [NAME_TEMPLATE.replace("{}", each) for each in dataset.class_names]
-    features, names = encoder.features(whole).to(device), encoder.kept(f"{name}-names", said).to(device)
+    features, names = encoder.features(whole, choice), encoder.kept(f"{name}-names", said)
+    features, names = features.to(device), names.to(device)
     spaces = {"raw": (features, names), "centred": centred(dataset, features, names)}
     found = {space: Prepared(Task(name, dataset, *pair), space) for space, pair in spaces.items()}
     return max(found.values(), key=lambda each: each.on_validation(names_as_examples))

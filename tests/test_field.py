@@ -216,3 +216,37 @@ def test_more_texts_later_come_on_top_of_the_first_ones(field, monkeypatch):
     rows = torch.cat(list(many.values()))
     assert len(rows.unique()) == len(rows) == len(fd.thinned(dataset)) == 12 * 5 + 6 * 20
     assert torch.equal(fd.thinned(dataset).labels, dataset.labels[rows])
+
+
+def test_another_choice_has_other_texts_of_the_test_classes_alone(field, monkeypatch):
+    fd = field.module.fd
+    dataset = small(fd, "huffpost").task.dataset
+    monkeypatch.setattr(fd, "TEXTS", {"huffpost": 7})
+    assert fd.n_choices(dataset) == 3  # of 22 texts
+    found = [torch.cat(list(fd.blocks(dataset, choice).values())) for choice in range(3)]
+    test = [rows[torch.isin(dataset.labels[rows], dataset.classes("test"))] for rows in found]
+    others = [rows[torch.isin(dataset.labels[rows], dataset.classes("test"), invert=True)] for rows in found]
+    assert len(torch.cat(test).unique()) == 3 * 6 * 7
+    assert torch.equal(others[0], others[1]) and torch.equal(others[0], others[2])
+    assert torch.equal(fd.thinned(dataset, 2).labels, dataset.labels[found[2]])
+    monkeypatch.setattr(fd, "TEXTS", {"huffpost": 100})
+    assert fd.n_choices(dataset) == 1
+
+
+def test_the_page_of_other_choices_has_what_was_measured_and_its_first_is_that_of_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import field_choices
+
+    lines = field_choices.read(field_choices.TABLE)
+    assert field_choices.page(lines) == field_choices.PAGE.read_text(encoding="utf-8")
+    published = {
+        (cell["set"], cell["method"], cell["shots"]): cell["mean"]
+        for cell in results.read_table(ROOT / results.TABLE)
+        if (cell["family"], cell["encoder"], cell["tuned"]) == ("bao", "minilm", "frozen")
+        and not cell["seed"]
+    }
+    firsts = [line for line in lines if line["choice"] == "0"]
+    assert len(firsts) == 4 * 2 * 5
+    for line in firsts:
+        known = published[line["set"], line["method"], int(line["shots"])]
+        assert float(line["mean"]) == pytest.approx(known, abs=0.01), line

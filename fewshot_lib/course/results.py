@@ -2,9 +2,9 @@
 
 ``benchmarks/field.py`` leaves a JSON file per *cell*: a method on a data set, in a split family, with a
 number of shots, an encoder, a seed. ``fewshot results --publish`` adds the cells to ``results/field.csv``, a
-line each, and writes the page from that table, from ``benchmarks/metaprompting.csv``, and from
-``results/published.csv``, the figures of papers with their marks and sources. A table may have gaps: what has
-no cell is "not run".
+line each, and writes the page from that table, from ``benchmarks/metaprompting.csv``, from
+``results/field_choices.csv``, and from ``results/published.csv``, the figures of papers with their marks and
+sources. A table may have gaps: what has no cell is "not run".
 """
 
 import csv
@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fewshot_lib.course.results_page import Cell, page, telling
+from fewshot_lib.course.results_page import page, telling
+from fewshot_lib.course.results_rows import Cell
 from fewshot_lib.data.cache import atomic_write
 from fewshot_lib.data.reporting import DataError
 
@@ -27,7 +28,7 @@ COLUMNS = (
     *("settings", "baseline", "split", "fingerprint", "device", "threads", "versions"),
 )
 TABLE, PUBLISHED = Path("results/field.csv"), Path("results/published.csv")
-PROMPTS = Path("benchmarks/metaprompting.csv")
+PROMPTS, CHOICES = Path("benchmarks/metaprompting.csv"), Path("results/field_choices.csv")
 PAGE, README = Path("RESULTS.md"), Path("README.md")
 MARKERS = ("<!-- results: written by fewshot results --publish -->", "<!-- end of results -->")
 
@@ -47,8 +48,8 @@ def publish(cells: Path, say: Callable[[str], None] = print) -> bool:
     merged = {identity(cell): cell for cell in (read_table(TABLE) if TABLE.is_file() else []) + found}
     write(TABLE, csv_of([merged[key] for key in sorted(merged)]))
     table = read_table(TABLE)  # rounded: the page says what the table says
-    prompts = read_lines(PROMPTS) if PROMPTS.is_file() else []
-    write(PAGE, page(table, read_lines(PUBLISHED), prompts))
+    prompts, choices = (read_lines(path) if path.is_file() else [] for path in (PROMPTS, CHOICES))
+    write(PAGE, page(table, read_lines(PUBLISHED), prompts, choices))
     readme = README.read_text(encoding="utf-8") if README.is_file() else ""
     if all(marker in readme for marker in MARKERS):
         (begin, rest), end = readme.split(MARKERS[0], 1), MARKERS[1]

@@ -1,27 +1,29 @@
-"""The words of RESULTS.md: tables of a split family, what was aimed at, how it was measured.
-
-The ± of a cell is half its 95 % interval over episodes. Of a trained model that over its seeds is added,
-squares and root, as of two independent sources. A mean over sets has the interval of independent means; seeds
-are averaged over the sets first, for one model serves them all.
-"""
+"""The words of RESULTS.md: tables of a split family, what was aimed at, how it was measured."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
 
-import torch
+from fewshot_lib.course.results_rows import (
+    BASELINE,
+    FOUR,
+    NOT_RUN,
+    SHOTS,
+    TOKENS,
+    Cell,
+    Estimate,
+    encoder_of,
+    markdown,
+    mean_of,
+    rows_of,
+    signed,
+)
+from fewshot_lib.course.results_short import among, cases, coverage, highest, other_texts
 
-from fewshot_lib.core import half_width
-
-Cell = dict[str, Any]
 FAMILIES = {
     "bao": "Bao et al. (2020): test classes of other domains than training classes",
     "metaprompting": "Hou et al. (2022): the same, but for HuffPost's class 39, a duplicate of 35",
     "metaprompter": "Jiang et al. (2023): sibling classes stand in training and test",
 }
-FOUR = ("huffpost", "reuters", "20news", "amazon")  # the sets whose mean papers report
-SHOTS = (1, 5)
-BASELINE = "names as examples"
 # What the project set itself, with an encoder of 110 million parameters: % on the four sets.
 TARGETS = {
     ("bao", "inductive"): {1: 80.0, 5: 85.0},
@@ -30,8 +32,6 @@ TARGETS = {
 }
 ENCODERS = {"mpnet": "all-mpnet-base-v2", "minilm": "all-MiniLM-L6-v2"}
 IN_README = ("prototypes", "zero-shot", BASELINE, "relational", "balanced soft k-means with names (T)")
-NOT_RUN = "not run"
-TOKENS = 200  # of a text that an encoder reads, where its row says nothing else
 
 ROWS_ARE = f"""\
 - *{BASELINE}*: each name counts as at most 3 examples; *weighed*: as the examples say. Neither has the
@@ -43,87 +43,34 @@ ROWS_ARE = f"""\
 - *soft k-means* takes the queries as they are; *balanced* is told that every class has as many of them, which
   is true of these episodes, and seldom of an inbox.
 - *LoRA*: an encoder with adapters trained on the training classes, one for each seed.
-- With one seed the interval is over episodes alone, too narrow for what is trained; with two, very wide."""
-
-
-class Estimate(NamedTuple):
-    """A mean, and half its 95 % interval; fractions."""
-
-    mean: float
-    half: float
-
-    def __str__(self) -> str:
-        return f"{100 * self.mean:.1f} ± {100 * self.half:.1f}"
-
-
-class Row(NamedTuple):
-    """A method with an encoder in a family: the cells of its seeds, by set and number of shots."""
-
-    method: str
-    encoder: str
-    kind: str
-    cells: dict[tuple[str, int], list[Cell]]
-
-    def estimate(self, sets: Sequence[str], n_shot: int, what: str = "mean") -> Estimate | None:
-        """Of the mean over some sets; None where a set was not run, or not with the same seeds."""
-        found = [self.cells.get((name, n_shot), []) for name in sets]
-        seeds = {tuple(cell["seed"] for cell in cells) for cells in found}
-        if len(seeds) != 1 or not all(found):
-            return None
-        values = torch.tensor([[cell[what] for cell in cells] for cells in found], dtype=torch.float64)
-        interval = "ci95" if what == "mean" else f"{what}_ci95"
-        of_episodes = [sum(cell[interval] for cell in cells) / len(cells) for cells in found]
-        of_seeds = half_width(values.mean(0)) if values.shape[1] > 1 else 0.0
-        return Estimate(values.mean().item(), math.hypot(math.hypot(*of_episodes) / len(sets), of_seeds))
-
-    @property
-    def n_seeds(self) -> int:
-        return max((len(cells) for cells in self.cells.values()), default=0)
-
-
-def rows_of(cells: Sequence[Cell], family: str) -> list[Row]:
-    """All methods with their encoders, also those that this family has no cell of."""
-    kinds = {cell["method"]: cell["kind"] for cell in cells}
-    rows = []
-    for method, encoder in sorted({(cell["method"], _encoder_of(cell)) for cell in cells}):
-        found: dict[tuple[str, int], list[Cell]] = {}
-        for cell in cells:
-            if (cell["family"], cell["method"], _encoder_of(cell)) == (family, method, encoder):
-                found.setdefault((cell["set"], cell["shots"]), []).append(cell)
-        rows.append(Row(method, encoder, kinds[method], found))
-    return sorted(rows, key=lambda row: (row.encoder, row.kind, -len(row.cells), _accuracy(row)))
-
-
-def _encoder_of(cell: Cell) -> str:
-    """As the tables name it; how many tokens it read is said where they are not ``TOKENS``."""
-    tuned = "" if cell["tuned"] == "frozen" else f", {cell['tuned']}"
-    tokens = "" if cell["max_tokens"] == TOKENS else f", {cell['max_tokens']} tokens"
-    return cell["encoder"] + tuned + tokens
-
-
-def _accuracy(row: Row) -> float:
-    found = [cell["mean"] for cells in row.cells.values() for cell in cells]
-    return sum(found) / max(1, len(found))
-
-
-def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A table."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
+- *Seeds*: of what is trained. With one seed the interval is over episodes alone, too narrow; with two, it is
+  very wide. Both are marked."""
 
 
 def page(
-    cells: Sequence[Cell], published: Sequence[Mapping[str, str]], prompts: Sequence[Mapping[str, str]] = ()
+    cells: Sequence[Cell],
+    published: Sequence[Mapping[str, str]],
+    prompts: Sequence[Mapping[str, str]] = (),
+    choices: Sequence[Mapping[str, str]] = (),
 ) -> str:
-    """RESULTS.md. prompts: the lines of ``benchmarks/metaprompting.csv``."""
+    """RESULTS.md. prompts: the lines of ``benchmarks/metaprompting.csv``; choices: of field_choices.csv."""
+    texts = f" {other_texts(choices)}" if choices else ""
     parts = [
         "# Results",
-        "Written by `fewshot results --publish` from [results/field.csv](results/field.csv), a line per "
-        "measurement, and [results/published.csv](results/published.csv), figures of papers with their "
-        "sources. No number is typed.",
-        "Accuracy in %, ± half the 95 % interval over test episodes (of trained models: and over seeds). "
-        "*(T)* marks transductive methods, which look at all queries before they answer. *Mean*: of "
-        "HuffPost, Reuters, 20 Newsgroups and Amazon. *Minus*: the difference of the mean from "
-        f"{BASELINE}, with the same encoder, paired on the same episodes. `{NOT_RUN}`: no measurement yet.",
+        "5-way, classes that no one trained on. Accuracy in %, the mean of HuffPost, Reuters, 20 Newsgroups "
+        "and Amazon, ± half the 95 % interval over test episodes (of what is trained: and over seeds). "
+        "*(T)*: transductive, it looks at all queries before it answers. "
+        f"*Over {BASELINE}*: in points, with the same encoder, paired on the same episodes.",
+        "## In short",
+        "Which method to take, how sure it is, and what it costs, where test classes are of other domains "
+        "than all that was trained on (split family `bao`):",
+        cases(cells, "bao"),
+        "Where the interval of a gap holds 0, the method is not told apart from "
+        f"{BASELINE}. Costs are medians on one CPU thread of machines that did other work as well, features "
+        "given: encoding the texts comes on top, and training the adapters, over an hour of CPU a seed "
+        "([field.md](benchmarks/field.md)).",
+        "**What ± leaves out**: each class takes part with a fixed choice of its texts."
+        + (texts or " What another choice would change was not measured."),
         "## Aims",
         markdown(
             ["split family", "kind", "shots", "aim", "highest row", "its mean", "the aim is"],
@@ -135,36 +82,61 @@ def page(
         ROWS_ARE,
     ]
     for family, meaning in FAMILIES.items():
-        parts += [f"## Split family `{family}`", meaning + ".", family_table(cells, family, published)]
+        parts += [
+            f"## Split family `{family}`",
+            f"{meaning}. The highest rows, looked up on the test episodes:",
+            highest(cells, family, published),
+            folded("All rows", family_table(cells, family, published)),
+        ]
     if prompts:
         parts += [
             "## Prompts, split family `bao`",
             "Soft prompts, MetaPrompting and MetaPrompter need a masked language model; this one is small. "
-            f"{_numbers(prompts, 'episodes')} episodes of their own; ± half the 95 % interval. The lines, "
-            "with paired differences, and how they were measured: "
+            f"{_numbers(prompts, 'episodes')} episodes of their own; ± half the 95 % interval, over these "
+            "alone: one training. The highest rows of each model:",
+            highest_prompts(prompts),
+            folded("All rows", prompt_table(prompts)),
+            "With paired differences, and how they were measured: "
             "[benchmarks/metaprompting.md](benchmarks/metaprompting.md).",
-            prompt_table(prompts),
         ]
     parts += [
-        "Published figures are marked [V] read in the source, [V2] second-hand, [M] from memory and not "
-        "verified. They are of other episodes, of all texts, and of all classes of Amazon: they can be put "
-        "beside these rows, not subtracted from them."
+        "## Published figures",
+        "[V] read in the source, [V2] second-hand, [M] from memory and not verified. They are of other "
+        "episodes, of all texts, and of all classes of Amazon: they can be put beside these rows, not "
+        "subtracted from them.",
+        "## Not run",
+        "In which split families a method was run on an encoder; –: never. A cell of the tables above that "
+        f"says `{NOT_RUN}` lacks a measurement in a family where others are there.",
+        coverage(cells),
+        "## How it was measured",
+        "Written by `fewshot results --publish` from [results/field.csv](results/field.csv), a line per "
+        "measurement by [benchmarks/field.py](benchmarks/field.py), and "
+        "[results/published.csv](results/published.csv), figures of papers with their sources. No number is "
+        "typed.",
+        measured_how(cells),
+        "Features centred by the mean of training classes, as validation classes prefer; in which split "
+        "families, by set and encoder (–: raw):",
+        centred_where(cells),
     ]
-    return "\n\n".join([*parts, "## How it was measured", measured_how(cells)]) + "\n"
+    return "\n\n".join(parts) + "\n"
+
+
+def folded(summary: str, table: str) -> str:
+    """A table that a reader opens."""
+    n_rows = len(table.splitlines()) - 2
+    return f"<details>\n<summary>{summary} ({n_rows})</summary>\n\n{table}\n\n</details>"
 
 
 def family_table(cells: Sequence[Cell], family: str, published: Sequence[Mapping[str, str]]) -> str:
-    """Rows of methods, then those of papers; then which methods were run in other families only."""
+    """Rows of methods, then those of papers."""
     sets = [name for name in (*FOUR, "hwu64") if name != "hwu64" or family == "metaprompter"]
     head = ["method", "encoder", "seeds", *(f"{name}, {k}-shot" for k in SHOTS for name in sets)]
-    head += [f"mean, {k}-shot" for k in SHOTS] + [f"minus, {k}-shot" for k in SHOTS]
+    head += [f"mean, {k}-shot" for k in SHOTS] + [f"over {BASELINE}, {k}-shot" for k in SHOTS]
     lines: list[list[str]] = []
-    lacking: dict[str, list[str]] = {}
     for row in rows_of(cells, family):
         if not row.cells:
-            lacking.setdefault(row.encoder, []).append(row.method)
             continue
-        line = [row.method, row.encoder, str(row.n_seeds)]
+        line = [row.method, row.encoder, row.seeds]
         line += [str(row.estimate([name], k) or NOT_RUN) for k in SHOTS for name in sets]
         line += [str(row.estimate(FOUR, k) or NOT_RUN) for k in SHOTS]
         line += [signed(row.estimate(FOUR, k, "minus_names")) for k in SHOTS]
@@ -174,40 +146,39 @@ def family_table(cells: Sequence[Cell], family: str, published: Sequence[Mapping
             line = [f"*{paper['method']}*, published [{paper['mark']}]", paper["encoder"], "–"]
             line += [paper[f"{name}_{k}"] or "–" for k in SHOTS for name in sets]
             lines.append(line + [mean_of(paper, k) for k in SHOTS] + ["–", "–"])
-    gaps = "; ".join(f"on {encoder}, {', '.join(methods)}" for encoder, methods in lacking.items())
-    return markdown(head, lines) + (f"\n\nNot run in this family: {gaps}." if gaps else "")
+    return markdown(head, lines)
 
 
-def prompt_table(lines: Sequence[Mapping[str, str]]) -> str:
-    """A row for each method, model and number of shots, a column for each set."""
+def prompt_rows(lines: Sequence[Mapping[str, str]]) -> dict[tuple[str, ...], list[Estimate | None]]:
+    """(method, model, shots) -> what it reaches on each of the four sets, and their mean if all are there."""
     found: dict[tuple[str, ...], dict[str, Estimate]] = {}
     for line in lines:
         low, high = map(float, line["95 % interval"].split(" to "))
         estimate = Estimate(float(line["accuracy in %"]) / 100, (high - low) / 200)
         found.setdefault((line["method"], line["model"], line["shots"]), {})[line["data set"]] = estimate
-    body = []
+    rows: dict[tuple[str, ...], list[Estimate | None]] = {}
     for row, by_set in found.items():
-        each = [by_set.get(name) for name in FOUR]
-        of_all = [estimate for estimate in each if estimate]
-        mean = Estimate(
-            sum(e.mean for e in of_all) / len(FOUR), math.hypot(*(e.half for e in of_all)) / len(FOUR)
-        )
-        each.append(mean if len(of_all) == len(FOUR) else None)
-        body.append([*row, *(str(estimate or NOT_RUN) for estimate in each)])
+        of_all = [by_set[name] for name in FOUR if name in by_set]
+        half = math.hypot(*(each.half for each in of_all)) / len(FOUR)
+        mean = Estimate(sum(each.mean for each in of_all) / len(FOUR), half)
+        rows[row] = [*(by_set.get(name) for name in FOUR), mean if len(of_all) == len(FOUR) else None]
+    return rows
+
+
+def prompt_table(lines: Sequence[Mapping[str, str]]) -> str:
+    """A row for each method, model and number of shots, a column for each set."""
+    body = [[*row, *(str(each or NOT_RUN) for each in found)] for row, found in prompt_rows(lines).items()]
     return markdown(["method", "model", "shots", *FOUR, "mean"], body)
 
 
-def mean_of(paper: Mapping[str, str], n_shot: int) -> str:
-    """As published, or of the four sets where all are."""
-    each = [paper[f"{name}_{n_shot}"] for name in FOUR]
-    return paper[f"mean_{n_shot}"] or (f"{sum(map(float, each)) / len(each):.2f}" if all(each) else "–")
-
-
-def signed(difference: Estimate | None) -> str:
-    """In points."""
-    if difference is None:
-        return NOT_RUN
-    return "–" if not any(difference) else f"{100 * difference.mean:+.1f} ± {100 * difference.half:.1f}"
+def highest_prompts(lines: Sequence[Mapping[str, str]]) -> str:
+    """The highest mean of each model at each number of shots."""
+    best: dict[tuple[str, str], tuple[Estimate, str]] = {}
+    for (method, model, shots), (*_, mean) in prompt_rows(lines).items():
+        if mean and ((model, shots) not in best or mean.mean > best[model, shots][0].mean):
+            best[model, shots] = mean, method
+    rows = [[model, shots, method, str(mean)] for (model, shots), (mean, method) in best.items()]
+    return markdown(["model", "shots", "highest row", "mean"], rows)
 
 
 def aims(cells: Sequence[Cell]) -> Iterable[list[str]]:
@@ -243,12 +214,12 @@ def measured_how(cells: Sequence[Cell]) -> str:
         return ", ".join(sorted({str(cell[name]) for cell in cells}))
 
     texts = {cell["set"]: cell["texts"] for cell in cells}
-    splits = sorted({f"{cell['set']}: {cell['split']}" for cell in cells if cell["split"] != cell["family"]})
-    centred: dict[str, set[str]] = {}
+    splits: dict[str, set[str]] = {}
     for cell in cells:
-        if cell["features"] == "centred":
-            centred.setdefault(f"{cell['set']}/{cell['family']}", set()).add(_encoder_of(cell))
-    where = [f"{place} ({'; '.join(sorted(encoders))})" for place, encoders in sorted(centred.items())]
+        if cell["split"] != cell["family"]:
+            told = cell["split"].removeprefix(cell["family"]).strip(" ()")
+            splits.setdefault(f"{cell['set']}, {told}", set()).add(cell["family"])
+    restricted = [f"{what} ({', '.join(sorted(where))})" for what, where in sorted(splits.items())]
     hours = sum(cell["seconds"] for cell in cells) / 3600
     return "\n".join(
         [
@@ -256,17 +227,31 @@ def measured_how(cells: Sequence[Cell]) -> str:
             f"{each('episodes')} saved episodes, the same for every method and encoder.",
             "- Texts of a test class that take part, a random choice: "
             + ", ".join(f"{name} {n}" for name, n in sorted(texts.items()))
-            + " (Reuters has 20). The interval is over episodes of these texts, and does not hold what "
-            "another choice of texts would change.",
-            f"- Restricted: {', '.join(splits) or 'nothing'}.",
+            + " (Reuters has 20).",
+            f"- Restricted: {'; '.join(restricted) or 'nothing'}.",
             "- Encoders frozen, but for those with LoRA: adapters trained on the training classes of all "
             f"sets of the family; {TOKENS} tokens of a text, unless a row says else; {each('precision')}.",
-            "- Centred by the mean of training classes, as validation classes prefer: "
-            + f"{', '.join(where) or 'none'}; the others raw.",
             f"- Device: {each('device')}, threads: {each('threads')}; {each('versions')}; "
             f"{hours:.1f} hours of testing in {len(cells):,} measurements.",
         ]
     )
+
+
+def centred_where(cells: Sequence[Cell]) -> str:
+    """A table: in which split families the features of a set (row) by an encoder (column) were centred."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for cell in cells:
+        found.setdefault((cell["set"], encoder_of(cell)), {})[cell["family"]] = cell["features"]
+    sets, encoders = (sorted({key[part] for key in found}) for part in (0, 1))
+    lines = []
+    for name in sets:
+        line = [name]
+        for encoder in encoders:
+            spaces = found.get((name, encoder), {})
+            centred = [family for family, space in spaces.items() if space == "centred"]
+            line.append(among(centred, spaces) if spaces else NOT_RUN)
+        lines.append(line)
+    return markdown(["data set", *encoders], lines)
 
 
 def telling(cells: Sequence[Cell]) -> str:
