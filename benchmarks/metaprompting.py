@@ -2,6 +2,7 @@
 
     python benchmarks/metaprompting.py [--datasets huffpost amazon reuters 20news] [--lm minilm-mlm]
     [--episodes 1000] [--steps 2000]
+    python benchmarks/metaprompting.py --page
 
 5-way, 1 and 5 shots, 15 queries per class (fewer where a class is too small), split family ``bao``; every row
 on the same saved episodes of test classes, with paired differences. Two groups of rows, which must not be
@@ -17,7 +18,8 @@ episodes and that over seeds, squares and root, as of two independent sources.
 Interrupted, it goes on: training from its checkpoints, finished rows from ``--out/rows``; so ``--rows`` and
 ``--seeds`` can be shared out, and the folders joined. results/metaprompting has rows of the last runs, a file
 for each with the accuracies of its episodes: ``--out results/metaprompting --episodes 200 --steps 100
---max-tokens 64`` goes on from them. Writes metaprompting.md and .csv there.
+--max-tokens 64`` goes on from them. Writes metaprompting.csv there. ``--page`` writes the page of
+benchmarks/metaprompting.csv anew, around its notes.
 
 With ``--lm minilm-mlm`` only ``--family bao`` is clean: that model has read the texts of these training
 classes (data/minilm-mlm.md). A GPU takes hours for all of it; ``--steps 10 --episodes 20 --queries 2
@@ -36,6 +38,7 @@ from functools import cache
 from itertools import chain
 from pathlib import Path
 
+from metaprompting_page import PAGE, TABLE, page
 from metaprompting_rows import (
     ABLATION,
     BAR,
@@ -102,12 +105,12 @@ def kept(
             )
         kind = few_shot_method(name, transductive=metadata["transductive"] == "True")
         return EpisodeResults.of(tensors["accuracies"], kind(compute), episodes)
+    run.chosen.clear()
     result = compute()
-    save_tensors(
-        path,
-        {"accuracies": result.accuracies},
-        {"settings": json.dumps(settings), "transductive": str(result.transductive)},
-    )
+    facts = {"settings": json.dumps(settings), "transductive": str(result.transductive)}
+    if run.chosen:
+        facts["inner rate at test time"] = str(run.chosen[-1])
+    save_tensors(path, {"accuracies": result.accuracies}, facts)
     return result
 
 
@@ -191,7 +194,11 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of training")
     parser.add_argument("--rows", nargs="+", help="only these methods (default: all)")
     parser.add_argument("--out", type=Path, default=Path("build/metaprompting"))
+    parser.add_argument("--page", action="store_true", help="write the page of what was published, no more")
     options = parser.parse_args()
+    if options.page:
+        PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), TABLE), encoding="utf-8")
+        return
     options.out.mkdir(parents=True, exist_ok=True)
     device, rows = pick_device(), []
     encoder, lm = (
@@ -207,12 +214,10 @@ def main() -> None:
 
 
 def write(rows: list[list[str]], out: Path) -> None:
-    """The table as csv and markdown."""
+    """The table as csv."""
     with (out / "metaprompting.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([HEAD, *rows])
-    table = "\n".join("| " + " | ".join(cells) + " |" for cells in [HEAD, ["---"] * len(HEAD), *rows])
-    (out / "metaprompting.md").write_text(table + "\n", encoding="utf-8")
-    print(f"\n{table}\n\nwritten to {out}")
+    print(f"written to {out}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 
 import torch
@@ -85,6 +85,7 @@ class Run:
     n_shot: int
     options: argparse.Namespace
     seed: int = 0  # of training: episodes are drawn with 0
+    chosen: list[float] = field(default_factory=list)  # inner rates at test time, the latest last
 
     @property
     def key(self) -> str:
@@ -229,6 +230,7 @@ def prompt_rows(run: Run) -> dict[str, Callable[[], EpisodeResults]]:
         methods = {rate: learner.as_method(lr=rate, optimizer="sgd") for rate in RATES}
         means = {r: measured(m, run.ids, run.validation).mean for r, m in methods.items()}
         best = max(means, key=means.get)
+        run.chosen.append(best)
         print("  validation accuracy by inner rate:", {r: f"{m:.1%}" for r, m in means.items()}, flush=True)
         return measured(methods[best], run.ids)
 

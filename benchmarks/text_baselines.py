@@ -19,6 +19,7 @@ from pathlib import Path
 
 from fewshot_lib import data
 from fewshot_lib.core import EpisodeResults, EpisodeSampler, compare_paired, evaluate, pick_device
+from fewshot_lib.course.results_rows import markdown
 from fewshot_lib.encoders import TextEncoder, extract_features
 from fewshot_lib.prototypes import cosine_prototypes, logistic_regression, name_features, name_mix, zero_shot
 
@@ -72,8 +73,34 @@ def row(
     ]
 
 
+def page(rows: list[list[str]]) -> str:
+    """text_baselines.md, from the rows of its table."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for _, _, method, n_shot, _, mean, *_ in rows:
+        found.setdefault((method, n_shot), []).append(float(mean))
+    means = {key: sum(some) / len(some) for key, some in found.items()}
+    told = []
+    for n_shot in dict.fromkeys(n for _, n in means):
+        ranked = sorted(((mean, m) for (m, n), mean in means.items() if n == n_shot), reverse=True)
+        told.append(f"at {n_shot}-shot {', '.join(f'{method} {mean:.1f}' for mean, method in ranked)}")
+    sets = ", ".join(dict.fromkeys(row[0] for row in rows))
+    episodes = " or ".join(dict.fromkeys(row[4] for row in rows))
+    parts = [
+        "# Frozen-encoder baselines",
+        f"**What needs no training, in the mean of {sets}, in %**: {'; '.join(told)}. Every few-shot text "
+        "result should stand beside these. [RESULTS.md](../RESULTS.md) has more methods and encoders, on "
+        "episodes of its own.",
+        f"`python benchmarks/text_baselines.py`: {N_WAY}-way, {N_QUERY} queries per class (fewer where a "
+        f"class is too small), {episodes} saved episodes of the test classes, all of their texts, the same "
+        f"for all rows; all-MiniLM-L6-v2, frozen, {MAX_TOKENS} tokens of a text, features as they are. "
+        "Intervals are over episodes.",
+        markdown(HEAD, rows),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
 def main() -> None:
-    """Writes and prints the table."""
+    """Writes the table, and the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--datasets", nargs="+", default=["huffpost", "reuters", "20news", "amazon"])
     parser.add_argument("--shots", nargs="+", type=int, default=[1, 5])
@@ -86,9 +113,8 @@ def main() -> None:
     rows = [row for name in options.datasets for row in rows_of(name, encoder, options)]
     with (options.out / "text_baselines.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([HEAD, *rows])
-    table = "\n".join("| " + " | ".join(cells) + " |" for cells in [HEAD, ["---"] * len(HEAD), *rows])
-    (options.out / "text_baselines.md").write_text(table + "\n", encoding="utf-8")
-    print(f"\n{table}\n\nwritten to {options.out}")
+    (options.out / "text_baselines.md").write_text(page(rows), encoding="utf-8")
+    print(f"written to {options.out}")
 
 
 if __name__ == "__main__":

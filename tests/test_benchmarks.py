@@ -46,7 +46,16 @@ def test_a_ratio_is_the_median_of_the_rounds_per_unit(monkeypatch):
 def test_side_by_side_measures_once_and_writes_between_its_marks(side_by_side, tmp_path, monkeypatch):
     page = tmp_path / "README.md"
     page.write_text(f"before\n{side_by_side.START}\nold\n{side_by_side.END}\nafter\n", encoding="utf-8")
-    run = ["--tiny", "--out", str(tmp_path), "--page", str(page), "--parts"]
+    run = [
+        "--tiny",
+        "--out",
+        str(tmp_path),
+        "--page",
+        str(page),
+        "--setfit",
+        str(tmp_path / "none"),
+        "--parts",
+    ]
     side_by_side.main([*run, "evaluation", "joint"])
     first = page.read_text(encoding="utf-8")
     assert first.startswith("before\n") and first.endswith("\nafter\n") and "old" not in first
@@ -60,6 +69,45 @@ def test_side_by_side_measures_once_and_writes_between_its_marks(side_by_side, t
     side_by_side.main([*run, "evaluation", "joint"])
     again = page.read_text(encoding="utf-8")
     assert "| drawn and evaluated: x | easyfsl | 20 × | 15 × | missed by a factor of 1.3: " in again
+
+
+def test_the_page_of_speeds_says_what_was_kept_and_gives_a_reason_for_what_is_missed(side_by_side):
+    found = side_by_side.kept(FOLDER.parent / "results" / "speed", side_by_side.RECORDED)
+    assert found.keys() == side_by_side.PARTS.keys()
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    made = text[text.index(side_by_side.START) : text.index(side_by_side.END)]
+    assert made == "\n".join([side_by_side.START, "", *side_by_side.page(found, "pictures"), ""])
+    assert "not explained" not in made and not re.search(r"missed by a factor of [\d.]+: *\|", made)
+    notebooks = {row[0] for row in found["notebooks"].rows}
+    assert notebooks == {
+        side_by_side.notebooks.name_of(path) for path in side_by_side.notebooks.all_notebooks()
+    }
+    assert {row[0] for row in found["laptop"].rows} == notebooks
+
+
+def test_where_a_peer_is_quicker_is_said(side_by_side):
+    rows = [["A", "higher", "1", "**0.5**", ""], ["B", "higher", "1", "**2**", ""]]
+    found = {"maml": side_by_side.Found(rows, "", "", 0.0, [])}
+    targets = [
+        ["A", "higher", "2 ×", "3 ×", "met"],
+        ["A", "higher", "4 ×", "3 ×", "missed by a factor of 1.3: x"],
+    ]
+    said = side_by_side.in_short(found, targets)
+    assert said.startswith("1 of 2 targets are met. higher is quicker") and "A (0.5 of our time)." in said
+
+
+def test_growth_that_is_more_than_linear_has_a_reason(side_by_side):
+    verdict = side_by_side.growth.verdict
+    assert verdict("MAML", "tasks", "loop", 1.05) == "linear"
+    assert verdict("MAML", "tasks", "loop", 0.5).startswith("less than linear")
+    assert verdict("MAML", "tasks", "vmap", 1.5).startswith("more than linear: blocks")
+    assert verdict("MAML", "tasks", "loop", 1.5) == "more than linear: not explained"
+
+
+@pytest.mark.slow
+def test_a_process_that_keeps_its_blocks_is_timed_like_any_other(side_by_side):
+    seconds, pages = side_by_side.growth.timed_with_blocks_kept([1, 2], 1)
+    assert len(seconds) == 2 and min(seconds) > 0 and pages >= 0
 
 
 def test_setfit_is_compared_on_the_draws_that_both_have(side_by_side, tmp_path):
@@ -259,8 +307,55 @@ def test_the_page_beside_setfit_has_the_table_of_what_was_recorded(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     import setfit_peer
 
-    table = setfit_peer.tables(setfit_peer.results(FOLDER.parent / setfit_peer.RESULTS))
-    assert "\n".join(table) in (FOLDER / "setfit_peer.md").read_text(encoding="utf-8")
+    rows = setfit_peer.results(FOLDER.parent / setfit_peer.RESULTS)
+    made = "\n".join([setfit_peer.finding(rows), "", *setfit_peer.tables(rows)])
+    text = (FOLDER / "setfit_peer.md").read_text(encoding="utf-8")
+    assert f"{setfit_peer.BEGIN}\n\n{made}\n\n{setfit_peer.END}" in text
+
+
+def test_both_pages_give_a_fit_the_same_seconds(monkeypatch, side_by_side):
+    import setfit_peer
+
+    rows = setfit_peer.results(FOLDER.parent / setfit_peer.RESULTS)
+    page = [[cell.strip() for cell in line.split("|")[1:-1]] for line in setfit_peer.tables(rows)]
+    ratios = {(cells[0], cells[1]): cells[-1] for cells in page if len(cells) > 5 and cells[-1].isdigit()}
+    other = {tuple(row[:2]): row for row in side_by_side.classifier.measure(side_by_side.RECORDED)}
+    both = ratios.keys() & other.keys()
+    assert len(both) > 3
+    assert all(f"{float(other[key][-1].strip('*')):.0f}" == ratios[key] for key in both)
+
+
+def test_the_default_is_ahead_behind_or_not_told_apart(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import setfit_peer
+
+    lines = [
+        f"| {name} | 2 | 9 | 1 | 1 | {d} |" for name, d in [("a", "3 ± 1"), ("b", "-3 ± 1"), ("c", "1 ± 2")]
+    ]
+    monkeypatch.setattr(setfit_peer, "tables", lambda rows: iter(["| data set |", "|---|", *lines]))
+    found = setfit_peer.finding([])
+    assert "- ahead in 1: a at 2\n- not told apart in 1: c at 2\n- behind in 1: b at 2\n" in found
+
+
+def test_the_page_of_metaprompting_has_the_table_and_settings_of_its_program(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import metaprompting_page
+
+    text = metaprompting_page.PAGE.read_text(encoding="utf-8")
+    assert metaprompting_page.page(text, metaprompting_page.TABLE) == text
+    monkeypatch.setattr(metaprompting_page, "INNER_STEPS", 7)
+    with pytest.raises(ValueError, match="other settings"):
+        metaprompting_page.page(text, metaprompting_page.TABLE)
+
+
+def test_the_page_of_baselines_says_what_its_rows_say(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import text_baselines
+
+    text = (FOLDER / "text_baselines.md").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.startswith("| ")][2:]
+    rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
+    assert text_baselines.page(rows) == text and len(rows) == 4 * 2 * 4
 
 
 def test_the_kept_rows_of_metaprompting_are_those_of_its_table():

@@ -239,17 +239,19 @@ def measured_how(cells: Sequence[Cell]) -> str:
 
 def centred_where(cells: Sequence[Cell]) -> str:
     """A table: in which split families the features of a set (row) by an encoder (column) were centred."""
-    found: dict[tuple[str, str], dict[str, str]] = {}
+    found: dict[tuple[str, str], dict[str, set[str]]] = {}
     for cell in cells:
-        found.setdefault((cell["set"], encoder_of(cell)), {})[cell["family"]] = cell["features"]
+        families = found.setdefault((cell["set"], encoder_of(cell)), {})
+        families.setdefault(cell["family"], set()).add(cell["features"])
     sets, encoders = (sorted({key[part] for key in found}) for part in (0, 1))
     lines = []
     for name in sets:
         line = [name]
         for encoder in encoders:
             spaces = found.get((name, encoder), {})
-            centred = [family for family, space in spaces.items() if space == "centred"]
-            line.append(among(centred, spaces) if spaces else NOT_RUN)
+            centred = [family for family, some in spaces.items() if "centred" in some]
+            mixed = any(len(some) > 1 for some in spaces.values())  # each seed of an encoder has its own
+            line.append(among(centred, spaces) + ", of some seeds" * mixed if spaces else NOT_RUN)
         lines.append(line)
     return markdown(["data set", *encoders], lines)
 
