@@ -64,8 +64,9 @@ class Set(NamedTuple):
         if not weight:
             return self
         words = Words.of(self.tokenizer, self.tokens[support], weight)
-        pairs = (self.features, self.tokens), (self.names, self.said)
-        both = [torch.cat([F.normalize(x, dim=-1), counted(words, ids)], -1) for x, ids in pairs]
+        features, names = counted(words, self.tokens), words.of_names(self.said)
+        pairs = (self.features, features), (self.names, names)
+        both = [torch.cat([F.normalize(x, dim=-1), own], -1) for x, own in pairs]
         return self._replace(features=both[0], names=both[1])
 
     def of(self, classes: Tensor, names: Tensor) -> Set:
@@ -85,7 +86,7 @@ def dealt(labels: Tensor, n_way: int, n_shot: int, seed: int) -> tuple[Tensor, T
 
 
 def counted(words: Words, ids: Tensor) -> Tensor:
-    """Words of many texts, (n, V)."""
+    """Words of many texts, (n, V + 1)."""
     return torch.cat([words(part) for part in ids.split(128)])
 
 

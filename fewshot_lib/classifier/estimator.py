@@ -452,7 +452,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """
         reads_pool = isinstance(self.method_, WithUnlabelled)
         if isinstance(self.encoder_, WithWords) and self.inputs_ is not None and not reads_pool:
-            of_encoder = self.features_[:, : -len(self.encoder_.words.pieces)]
+            of_encoder = self.features_[:, : -self.encoder_.words.width]
             self.encoder_ = self.encoder_.anew(self.inputs_)
             self.features_ = torch.cat([of_encoder, self.encoder_.of_words(self.inputs_)], -1)
         self.name_features_ = self._encode_names()

@@ -88,9 +88,9 @@ def _words(classifier: Any, features: Tensor, first: int, second: int) -> list[t
     encoder, head = classifier.encoder_, classifier.head_
     if not isinstance(encoder, WithWords) or head is None:
         return []
-    pieces = encoder.words.pieces
-    lead = (head.weights[0, first] - head.weights[0, second])[-len(pieces) :]
-    added = lead * F.normalize(features.double(), dim=-1)[0, -len(pieces) :]
+    pieces, own = encoder.words.pieces, slice(-encoder.words.width, -1)
+    lead = (head.weights[0, first] - head.weights[0, second])[own]
+    added = lead * F.normalize(features.double(), dim=-1)[0, own]
     most = [column for column in added.argsort(descending=True)[:MOST_WORDS].tolist() if added[column] > 0]
     said = encoder.tokenizer.convert_ids_to_tokens(pieces[most].tolist())
     return list(zip(said, added[most].tolist(), strict=True))

@@ -43,7 +43,7 @@ from fewshot_lib.prototypes import (
     zero_shot,
 )
 
-VERSION, READABLE = 4, (3, 4)  # 3: there were no words beside the encoder
+VERSION, READABLE = 5, (3, 5)  # 3: no words beside the encoder; 4: no column for unknown ones
 UNWRITTEN = 128  # `max_tokens` of text encoders in folders that do not say it
 DESCRIPTION, NUMBERS, NEW_NUMBERS = "classifier.json", "classifier.safetensors", "classifier.new.safetensors"
 KINDS = (NamesAsExamples, WithUnlabelled, FineTuning, TransductiveFineTuning, TIM)
@@ -163,7 +163,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(about, dict) or about.get("format") != "fewshot_lib classifier":
         raise ValueError(f"{folder / DESCRIPTION} describes no classifier of this library.")
     if (version := about.get("version")) not in READABLE:
-        reads = f"this library reads versions {READABLE[0]} to {VERSION}"
+        reads = f"this library reads versions {' and '.join(map(str, READABLE))}"
         fix = f"{reads}: save it again, or use the library that wrote it"
         raise ValueError(f"{folder} has version {version} of the format, and {fix}.")
     if about.pop("sha256", None) != _checksum(about):

@@ -7,14 +7,14 @@ word may tell two classes apart, and a few examples are enough to see which. So 
 
 where n_p(x) says how often the word piece p of the encoder's tokenizer is in the text x, and n_p in how many
 of the n examples it is: TF-IDF, as scikit-learn has it with ``sublinear_tf``. The cosine of two features is
-the mean of that of the encoder and that of the words, which has the weight α², where all pieces are known.
-Those that are in no example have no column, for nothing can be learnt of them, but they count in ‖t(x)‖: the
-more of a text is unknown, the less its words say.
+the mean of that of the encoder and that of the words, which has the weight α². Pieces that are in no example
+share one column, the last, which holds their length, since nothing can be learnt of any of them: the more of
+a text is unknown, the less its words say, and the less the text looks like any class. In names it is 0.
 
 What α brings, and how it was chosen: ``benchmarks/own_data.md``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,14 +28,15 @@ from fewshot_lib.encoders import tokens_of
 WEIGHT = 0.6  # α of (1)
 BATCH = 64  # texts whose tokens are counted at a time
 # Most columns, and numbers in the columns of all examples: of many and long ones only the pieces that are in
-# most texts have a column, and the others count like unknown ones.
+# most texts have a column of their own, and the others count like unknown ones.
 COLUMNS, NUMBERS = 4096, 10_000_000
 
 
 class Words(nn.Module):
-    """Token ids (n, L) -> α t(x)/‖t(x)‖, (n, V) float32: the second half of (1).
+    """Token ids (n, L) -> α t(x)/‖t(x)‖, (n, V + 1) float32: the second half of (1).
 
     pieces (V,): the token ids that have a column. idf (V,): of them; unseen: of every other. weight: α.
+    width: V + 1.
     """
 
     pieces: Tensor
@@ -65,17 +66,26 @@ class Words(nn.Module):
         idf = 1 + ((1 + n) / (1 + found_in)).log()
         return cls(tokenizer, pieces, idf[pieces], 1 + torch.tensor(1.0 + n).log(), torch.tensor(weight))
 
+    @property
+    def width(self) -> int:
+        return self.pieces.shape[0] + 1
+
     def forward(self, ids: Tensor) -> Tensor:
         often = (ids.unsqueeze(2) == ids.unsqueeze(1)).sum(-1)  # (n, L): n_p(x), at each place of p in x
-        t = (1 + often.log()) * self.of_all[ids]
-        length = (t.square() / often).sum(-1, keepdim=True).sqrt().clamp_min(1e-12)
-        columns = t.new_zeros(ids.shape[0], self.pieces.shape[0] + 1)  # the last: of pieces without one
-        columns = columns.scatter_add(1, self.column[ids], t / often)
-        return self.weight * columns[:, :-1] / length
+        t, column = (1 + often.log()) * self.of_all[ids], self.column[ids]
+        squares = t.square() / often
+        unknown = (squares * (column == self.width - 1)).sum(-1, keepdim=True).sqrt()
+        known = t.new_zeros(ids.shape[0], self.width).scatter_add(1, column, t / often)[:, :-1]
+        length = squares.sum(-1, keepdim=True).sqrt().clamp_min(1e-12)
+        return self.weight * torch.cat([known, unknown], -1) / length
+
+    def of_names(self, ids: Tensor) -> Tensor:
+        """Of the names of classes: what is unknown in a name is not what is unknown in a text."""
+        return F.pad(self(ids)[:, :-1], (0, 1))
 
 
 class WithWords(nn.Module):
-    """n texts -> (n, d + V), equation (1). encoder: a ``TextEncoder``, or one with its attributes."""
+    """n texts -> (n, d + V + 1), equation (1). encoder: a ``TextEncoder``, or one with its attributes."""
 
     def __init__(self, encoder: Any, words: Words) -> None:
         super().__init__()
@@ -95,15 +105,19 @@ class WithWords(nn.Module):
         return found if isinstance(found, WithWords) else self
 
     def of_words(self, texts: Sequence[str]) -> Tensor:
-        """The second half alone, (n, V) on the CPU."""
-        parts = [list(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH)]
-        ids = [tokens_of(self.encoder, part)["input_ids"].to(self.words.pieces.device) for part in parts]
-        return torch.cat([self.words(each).cpu() for each in ids])
+        """The second half alone, (n, V + 1) on the CPU."""
+        return torch.cat([self.words(ids).cpu() for ids in self._ids(texts)])
 
     def of_names(self, names: Sequence[str], template: str) -> Tensor:
-        """Features (N, d + V): of the encoder inside the template, while a name's words are its own."""
-        features = features_of(self, sentences(names, template))
-        return torch.cat([features[:, : -len(self.words.pieces)], self.of_words(names)], -1)
+        """Features (N, d + V + 1): of the encoder inside the template, while a name's words are its own."""
+        of_encoder = features_of(self, sentences(names, template))[:, : -self.words.width]
+        own = torch.cat([self.words.of_names(ids).cpu() for ids in self._ids(names)])
+        return torch.cat([of_encoder, own], -1)
+
+    def _ids(self, texts: Sequence[str]) -> Iterator[Tensor]:
+        for start in range(0, len(texts), BATCH):
+            part = list(texts[start : start + BATCH])
+            yield tokens_of(self.encoder, part)["input_ids"].to(self.words.pieces.device)
 
 
 def with_words(encoder: Any, texts: Sequence[str], weight: float) -> nn.Module:
@@ -119,7 +133,7 @@ def without_words(encoder: Any) -> Any:
 
 
 def encoded_names(encoder: nn.Module, names: Sequence[str], template: str) -> Tensor:
-    """Features of the names of N classes, (N, d) or (N, d + V)."""
+    """Features of the names of N classes, (N, d) or (N, d + V + 1)."""
     if isinstance(encoder, WithWords):
         return encoder.of_names(names, template)
     return features_of(encoder, sentences(names, template))

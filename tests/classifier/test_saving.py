@@ -80,7 +80,7 @@ def test_what_it_does_not_know_is_refused(tmp_path):
     file = tmp_path / "classifier.json"
     about = json.loads(file.read_text(encoding="utf-8"))
     for changed, message in [
-        ({"version": 1}, "has version 1 of the format, and this library reads versions 3 to 4"),
+        ({"version": 1}, "has version 1 of the format, and this library reads versions 3 and 5"),
         ({"format": "x"}, "describes no classifier"),
         ({"version": None}, "has version None"),
         ({"method": {"settings_of": "Popen", "settings": {}}}, "was changed after it was saved"),
@@ -124,7 +124,7 @@ def signed(folder, change=lambda about: None, **numbers):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"version": 5}, "version 5 of the format, and this library reads versions 3 to 4"),
+        ({"version": 4}, "version 4 of the format, and this library reads versions 3 and 5"),
         ({"later": 1}, "the list of what it says is not as this library writes it"),
         ({"kind": "videos"}, "`kind`"),
         ({"classes": ["a"]}, "`classes`"),

@@ -148,8 +148,8 @@ def test_a_tuned_classifier_is_judged_by_the_folds_and_loads_to_the_bit(tiny, tm
     proved = FewShotClassifier(encoder=tiny).fit(X, Y).held_out_
     monkeypatch.setattr(tuning, "checked", lambda _: proved)
     clf.fit(X, Y, tune_encoder=True)
-    n_pieces = len(clf.encoder_.words.pieces)
-    assert clf.held_out_ is proved and clf.features_.shape == (36, 24 + n_pieces)
+    width = clf.encoder_.words.width
+    assert clf.held_out_ is proved and clf.features_.shape == (36, 24 + width)
     clf.save(tmp_path)
     again = FewShotClassifier.load(tmp_path, encoder=tiny)
     assert_array_equal(again.predict_proba(X), clf.predict_proba(X))
@@ -158,7 +158,7 @@ def test_a_tuned_classifier_is_judged_by_the_folds_and_loads_to_the_bit(tiny, tm
         clf.add_class("fonts", ["the letter"])
     with pytest.raises(ValueError, match="tuned on these very classes"):
         again.remove_class("graphs")
-    assert clf.fit(X, Y).features_.shape == (36, 12 + n_pieces)  # a new fit starts from the frozen encoder
+    assert clf.fit(X, Y).features_.shape == (36, 12 + width)  # a new fit starts from the frozen encoder
 
 
 def test_what_cannot_be_tuned_is_refused_before_any_work(tiny):

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from fewshot_lib import FewShotClassifier, load_relational
 from fewshot_lib.classifier import WithWords, Words, words
+from fewshot_lib.classifier.familiar import class_centres, familiarity
 from fewshot_lib.classifier.inputs import features_of, text_encoder
 from fewshot_lib.encoders import tokens_of
 
@@ -39,13 +40,14 @@ def test_they_are_the_tfidf_of_scikit_learn_where_all_pieces_are_known():
     ours = of(TEXTS)
     tokenizer = text_encoder("minilm").tokenizer
     order = [theirs.vocabulary_[piece] for piece in tokenizer.convert_ids_to_tokens(ours.pieces.tolist())]
-    assert_allclose(ours(ids_of(TEXTS)).numpy(), expected[:, order], atol=1e-6)
+    assert_allclose(ours(ids_of(TEXTS))[:, :-1].numpy(), expected[:, order], atol=1e-6)
+    assert ours(ids_of(TEXTS))[:, -1].count_nonzero() == 0
     known = [text for text in NEW if set(pieces(text)) <= set(theirs.vocabulary_)]
     assert len(known) == 2
-    assert_allclose(ours(ids_of(known)).numpy(), theirs.transform(known).toarray()[:, order], atol=1e-6)
+    assert_allclose(ours(ids_of(known))[:, :-1].numpy(), theirs.transform(known).toarray()[:, order], atol=1e-6)
 
 
-def test_what_is_unknown_has_no_column_and_counts_in_the_length():
+def test_what_is_unknown_shares_a_column_that_holds_its_length():
     ours, [vector] = of(TEXTS), of(TEXTS)(ids_of(["late zyzzyva"]))
     tokenizer = text_encoder("minilm").tokenizer
     late, unseen = 1 + math.log(5 / 2), 1 + math.log(5)
@@ -55,8 +57,10 @@ def test_what_is_unknown_has_no_column_and_counts_in_the_length():
     )
     column = ours.pieces.tolist().index(tokenizer.convert_tokens_to_ids("late"))
     assert vector[column] == pytest.approx(late / math.hypot(late, unseen * math.sqrt(n_unknown)))
-    assert vector.count_nonzero() == 1
-    assert ours(ids_of(["zyzzyva"])).count_nonzero() == 0
+    assert vector.count_nonzero() == 2
+    assert ours(ids_of(["zyzzyva zyzzyva"]))[0].tolist() == pytest.approx([0.0] * len(ours.pieces) + [1.0])
+    assert ours.of_names(ids_of(["zyzzyva"])).count_nonzero() == 0
+    assert_close(ours.of_names(ids_of(["late zyzzyva"]))[0, :-1], vector[:-1])
 
 
 def test_padding_order_and_company_change_nothing():
@@ -64,7 +68,7 @@ def test_padding_order_and_company_change_nothing():
     together = ours(ids_of([*NEW, "the card " * 30]))[:-1]
     assert_close(together, torch.cat([ours(ids_of([text])) for text in NEW]))
     assert_close(ours(ids_of(["lost is card the"])), ours(ids_of(["the card is lost"])))
-    assert (together.norm(dim=-1) <= 0.6 + 1e-6).all()
+    assert_close(together.norm(dim=-1), torch.full((len(NEW),), 0.6))  # whatever of a text is known
 
 
 def test_of_many_examples_the_commonest_pieces_stay(monkeypatch):
@@ -90,7 +94,7 @@ def test_the_weight_is_what_the_words_count():
     assert not isinstance(one.encoder_, WithWords)
     n_pieces = len({piece for text in TEXTS for piece in pieces(text)})
     default, heavy = FewShotClassifier().fit(TEXTS, LABELS), FewShotClassifier(words=50.0).fit(TEXTS, LABELS)
-    assert default.features_.shape[1] - one.features_.shape[1] == n_pieces
+    assert default.features_.shape[1] - one.features_.shape[1] == n_pieces + 1
     assert float(default.encoder_.words.weight) == pytest.approx(words.WEIGHT)
     same_words = ["late is card the", "the card is late"]
     p = heavy.predict_proba(same_words)
@@ -113,13 +117,11 @@ def test_trained_networks_own_encoders_and_other_inputs_have_no_words():
 def test_a_word_that_tells_classes_apart_is_enough():
     frame = ["a note about {} for the file", "please look at {} again", "we spoke of {} last time"]
     texts = [text.format(word) for word in ("zyx", "qwv") for text in frame]
-    asked = [f"somebody mentioned {word} in the hall" for word in ("zyx", "qwv") * 3]
-    with_them, without = (
-        FewShotClassifier(words=weight).fit(texts, [0] * 3 + [1] * 3) for weight in (None, 0)
-    )
-    assert_array_equal(with_them.predict(asked), [0, 1] * 3)
-    lead = [clf.predict_proba(asked)[np.arange(6), [0, 1] * 3].mean() for clf in (with_them, without)]
-    assert lead[0] > lead[1]
+    asked = [f"please note that we look at {word}" for word in ("zyx", "qwv") * 3]
+    clf = FewShotClassifier().fit(texts, [0] * 3 + [1] * 3)
+    assert_array_equal(clf.predict(asked), [0, 1] * 3)
+    for text, word in zip(asked, ("zyx", "qwv"), strict=False):
+        assert {piece for piece, _ in clf.explain(text).words} & set(pieces(word))
 
 
 def test_classes_come_and_go_with_their_words(tmp_path):
@@ -153,7 +155,7 @@ def test_an_explanation_names_the_words_and_what_they_add_to_the_lead():
     d = FewShotClassifier(words=0).fit(TEXTS, LABELS).features_.shape[1]
     x = nn.functional.normalize(clf._encode(["the card is lost"]).double(), dim=-1)[0]
     lead = clf.head_.weights[0, 0] - clf.head_.weights[0, 1]
-    of_words = (lead[d:] * x[d:]).tolist()  # all that words add, up and down
+    of_words = (lead[d:-1] * x[d:-1]).tolist()  # all that words add, up and down
     assert sum(sorted(of_words, reverse=True)[: len(added)]) == pytest.approx(sum(added.values()))
     assert FewShotClassifier(words=0).fit(TEXTS, LABELS).explain("the card is lost").words == []
 
@@ -162,7 +164,7 @@ def test_a_character_that_the_tokenizer_does_not_know_counts_in_the_length_alone
     ours = of([*TEXTS, "the 🦤"])
     assert text_encoder("minilm").tokenizer.unk_token_id not in ours.pieces
     known, with_unknown = ours(ids_of(["late", "late 🦤"]))
-    assert known.norm() == pytest.approx(1) and 0 < with_unknown.norm() < 0.9
+    assert known[:-1].norm() == pytest.approx(1) and 0 < with_unknown[:-1].norm() < 0.9
 
 
 def test_examples_without_a_known_word_are_read_by_the_encoder_alone():
@@ -196,4 +198,17 @@ def test_words_asked_for_where_there_are_none_are_refused():
 def test_columns_are_bounded(monkeypatch):
     monkeypatch.setattr(words, "COLUMNS", 2)
     assert len(of(TEXTS).pieces) == 2
-    assert of(TEXTS)(ids_of(["is the card late"])).shape == (1, 2)
+    assert of(TEXTS)(ids_of(["is the card late"])).shape == (1, 3)
+
+
+def test_the_more_of_a_text_is_unknown_the_less_familiar_it_is():
+    clf = FewShotClassifier().fit(TEXTS, LABELS)
+    features = clf._encode(["the card is late"]).repeat(4, 1)
+    d = features.shape[1] - clf.encoder_.words.width
+    for row, share in enumerate((0.3, 0.6, 0.9), 1):  # of the words' length, the encoder's part being the same
+        features[row, d:-1] *= (1 - share**2) ** 0.5
+        features[row, -1] = share * words.WEIGHT
+    centres = class_centres(clf.support_, clf.mask_, clf.name_features_)
+    seen = familiarity(features, centres, clf._logits(features))
+    assert (seen.diff() < 0).all()
+    assert len(set(clf._logits(features).argmax(-1).tolist())) == 1
