@@ -28,9 +28,10 @@ INTRODUCTION = """## Knowing when it does not know
 Newsgroups and docstrings. AUROC: of known against unknown texts by familiarity. Refused: share at
 `reject=0.05`, which promises at most 5 % of its own classes. Coverage and mean size in classes: of the sets
 at `coverage=0.9`. In %, with 95 % intervals over draws. `reject=0.05` needs 19 held-out examples before it
-can refuse anything, and with 9 or fewer a set at 0.9 may hold every class. Since words stand beside the
-encoder, less is refused at the same threshold, of both kinds, perhaps because a held-out example's own words
-have columns, and those of a new text need not. The order of the texts, AUROC, is as good as before.
+can refuse anything, and with 9 or fewer a set at 0.9 may hold every class. What no example has of a new
+text's words counts in its length (`classifier/words.py`), as a held-out example's own words do: without that
+column new texts look more familiar than held-out ones, and less is refused, of both kinds (at 8 examples 25,
+43 and 44 % of the others on HWU64, Amazon and Reuters).
 """
 
 
