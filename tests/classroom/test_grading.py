@@ -11,7 +11,7 @@ import nbformat
 import pytest
 import torch
 
-from fewshot_lib.course import cli
+from fewshot_lib.course import cli, exercises
 from fewshot_lib.course.classroom import exam, grading, sandbox
 from fewshot_lib.course.classroom.cells import OtherSeeds, answering, context, factories, hollow
 from fewshot_lib.course.classroom.edition import for_students
@@ -57,6 +57,7 @@ def test_a_class_is_graded_in_one_table_and_a_page_each(hand_in, tmp_path, monke
         "table": DEFINE + "return {2: 0.5, 5: 0.2, 20: 0.05}.get(n_way, 0)",
         "calls the reference": DEFINE + "return answers.chance_level(n_way)",
         "loop": DEFINE + "\n    while True: pass",
+        "loops later": DEFINE + "\n    while n_way not in (2, 5, 20): pass\n    return 1 / n_way",
         "bomb": DEFINE
         + "\n    import os\n    while True:\n        try: os.fork()\n        except OSError: pass",
         "memory": DEFINE + "\n    x = []\n    while True: x.append(bytearray(10**8))",
@@ -104,6 +105,7 @@ def test_a_class_is_graded_in_one_table_and_a_page_each(hand_in, tmp_path, monke
     table |= {
         "calls the reference": "error",
         "loop": "stopped",
+        "loops later": "stopped",
         "patches check": "value",
         "lies equal": "value",
     }
@@ -138,6 +140,30 @@ def _pages_are_right(out, found):
     assert all(f"feedback/{name}" in index for name in pages)
     (percent,) = (page for name, page in pages.items() if "percent" in name)
     assert "that is in percent; give a number between 0 and 1" in percent and "0 of 1" in percent
+
+
+@pytest.mark.parametrize(
+    ("hidden", "ended", "verdict"),
+    [
+        ([1.0, 2.0], "", "ok"),
+        ([1.0, 5.0], "", "look"),
+        ([1.0, 5.0], "it took more than 8 s", "look"),  # all answers were there already
+        ([1.0], "it took more than 8 s", "stopped"),
+        ([], "it took more than 8 s", "stopped"),
+        ([1.0], "", "look"),  # it left by itself
+    ],
+)
+def test_who_runs_out_of_time_on_hidden_cases_is_told_so(tmp_path, hidden, ended, verdict):
+    """The cases of the notebook were right: what did not come back is not called hard-coded."""
+    cases, rest = [(0.0,), (1.0,)], {"mistakes": {}, "rtol": 1e-4, "atol": 1e-6}
+    asked = exam.Asked(answer=exercises.Exercise(None, lambda x: x + 0.0), cases=cases, **rest)
+    others = exam.Asked(asked, cases=[(1.0,), (2.0,)])
+    lines = [json.dumps({"value": exam.encoded(value)}) + "\n" for value in [0.0, 1.0, *hidden]]
+    torn = '{"value": {"pla' if ended and len(hidden) < 2 else ""
+    (tmp_path / "f.out").write_text("".join(lines) + torn)
+    (tmp_path / "f.end").write_text(ended)
+    found, message = exam._verdict(tmp_path, [exam.Judge(asked), exam.Judge(others)], 2, "f")
+    assert found == verdict and (ended in message if verdict == "stopped" else True)
 
 
 @posix

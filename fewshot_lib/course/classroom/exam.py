@@ -36,6 +36,7 @@ MOST_TEXT, MOST_PARTS = 300, 10_000
 YOURS = "<your cell>"  # the file that a submission's code is said to be from
 NOT_MADE = "its cases could not be made here"
 UNREADABLE = "what came back cannot be read"
+ON_OTHERS = "right on the cases of the notebook, then stopped on others of the same kind: {}"
 HARD_CODED = "right on the cases of the notebook and wrong on others of the same kind: look at the code"
 
 
@@ -260,16 +261,18 @@ def _not_graded(folder: Path) -> tuple[str, str]:
 def _verdict(folder: Path, judges: Sequence["Judge"], n_shown: int, name: str) -> tuple[str, str]:
     """What became of one submission's answers to one exercise."""
     ended = (folder / f"{name}.end").read_text(encoding="utf-8")
-    lines = (folder / f"{name}.out").read_text(encoding="utf-8").splitlines()
-    outcomes = [json.loads(line) for line in lines if line.strip()]
+    *lines, cut_off = (folder / f"{name}.out").read_text(encoding="utf-8").split("\n")
+    outcomes = [json.loads(line) for line in [*lines, *([] if ended else [cut_off])] if line.strip()]
     if outcomes and "missing" in outcomes[0]:
         return "missing", "this notebook holds no function of this name"
     if ended and len(outcomes) < n_shown:
         return "stopped", ended
     verdict, message = judges[0](outcomes[:n_shown])
-    if verdict == "ok" and len(judges) > 1 and not judges[1].accepts(outcomes[n_shown:]):
-        return "look", HARD_CODED
-    return verdict, message
+    if verdict != "ok" or len(judges) == 1 or judges[1].accepts(outcomes[n_shown:]):
+        return verdict, message
+    if ended and len(outcomes) < n_shown + len(judges[1].expected):
+        return "stopped", ON_OTHERS.format(ended)
+    return "look", HARD_CODED
 
 
 class Judge:
