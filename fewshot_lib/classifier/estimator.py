@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
@@ -34,7 +35,7 @@ from fewshot_lib.classifier.inputs import (
     picture_form,
     recognise,
 )
-from fewshot_lib.classifier.labels import as_labels
+from fewshot_lib.classifier.labels import as_labels, tidied
 from fewshot_lib.classifier.onnx import to_onnx
 from fewshot_lib.classifier.suggestion import suggest
 from fewshot_lib.classifier.unlabelled import WithUnlabelled, without_examples
@@ -183,7 +184,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             X, y = labelled_folder(Path(X), *form)
         kind, inputs = recognise(X, *form)
         if kind == "features":
-            inputs, y = validate_data(self, X, y)
+            # of y only whether there is one: this would make floats of pandas' whole numbers
+            inputs = validate_data(self, X, None if y is None else "no_validation")
         elif y is None:
             raise ValueError("`y` is None: give the label of every input.")
         y = as_labels(y, len(inputs))
@@ -224,6 +226,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def _new_label(self, label: Any) -> Any:
         """The label of a class that there was not, of the same type as the others."""
+        label = tidied(label)
         if label in self.classes_.tolist():
             raise ValueError(f"`label` is {label!r}, which is a class already: fit anew to change it.")
         found, kind = as_labels([label], 1), self.classes_.dtype.kind
@@ -237,6 +240,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """One class less; two have to stay. The method stays, as in ``add_class``."""
         check_is_fitted(self)
         tuning.check_frozen(self.encoder_)
+        label = tidied(label)
         if label not in self.classes_.tolist():
             raise ValueError(f"`label` is {label!r}, which is none of {self.classes_.tolist()}.")
         if len(self.classes_) < 3:
@@ -332,6 +336,15 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         labels = answers.label.astype(object)
         labels[answers.rejected] = None
         return labels
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Accuracy on X (n), with labels y (n,) that are read as in ``fit``; cross-validation asks it, too.
+
+        A scorer of scikit-learn, such as scoring="f1_macro", compares y as it stands.
+        """
+        answers = self.predict(X)
+        truth = as_labels(y, len(answers), stacklevel=3)
+        return float(accuracy_score(truth, answers, sample_weight=sample_weight))
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Calibrated probabilities (m, N), the classes in the order of ``classes_``."""

@@ -11,17 +11,22 @@ from fewshot_lib.data.own.labels import tidy
 from fewshot_lib.data.reporting import first_few
 
 
-def as_labels(y: Any, n: int) -> np.ndarray:
+def tidied(label: Any) -> Any:
+    """A label as classes are called by it: a text as ``tidy`` makes it, anything else as it is."""
+    return tidy(label) if isinstance(label, str) else label
+
+
+def as_labels(y: Any, n: int, stacklevel: int = 5) -> np.ndarray:
     """Labels (n,) as an array, none of them missing, all texts or all numbers; texts as ``tidy`` makes them.
 
-    Warns of texts that were not. ValueError names the row of a missing label.
+    Warns of texts that were not, where ``stacklevel`` says. ValueError names the row of a missing label.
     """
     if not isinstance(getattr(y, "dtype", None), np.dtype):  # as objects: NaN is not "nan", Int64 no float
-        y = np.asarray(y if hasattr(y, "ndim") else list(y), dtype=object)
+        y = np.asarray(y if hasattr(y, "__array__") else list(y), dtype=object)
     y = column_or_1d(y, warn=True)
     check_consistent_length(y, np.empty(n))
     given = y.tolist()
-    values = [tidy(label) if isinstance(label, str) else label for label in given]
+    values = [tidied(label) for label in given]
     for row, label in enumerate(values):
         if _missing(label):
             found = f"`y` is {given[row]!r} in row {row} (counted from 0)"
@@ -30,7 +35,8 @@ def as_labels(y: Any, n: int) -> np.ndarray:
         raise ValueError("`y` mixes texts and numbers: make all labels one or the other.")
     if changed := {old: new for old, new in zip(given, values, strict=True) if old != new}:
         pairs = first_few(f"{old!r} as {new!r}" for old, new in changed.items())
-        warnings.warn(f"`y` is read without blanks and marks that nobody sees: {pairs}.", stacklevel=5)
+        what = f"`y` is read without blanks and marks that nobody sees: {pairs}."
+        warnings.warn(what, stacklevel=stacklevel)
     y = np.array(values) if changed or y.dtype == object else y
     if y.dtype.kind == "f":
         check_classification_targets(y)

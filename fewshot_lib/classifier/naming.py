@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from fewshot_lib.classifier.labels import tidied
 from fewshot_lib.core import one_of
 
 TEMPLATE = "this is about {}."
@@ -34,6 +35,7 @@ def class_names(names: str | Mapping | None, classes: np.ndarray) -> list[str] |
     if names is None:
         return None
     if isinstance(names, Mapping):
+        names = {tidied(label): name for label, name in names.items()}
         if missing := [label for label in classes.tolist() if not str(names.get(label) or "").strip()]:
             raise ValueError(f"`names` has no name for the class {missing[0]!r}: give every class one.")
         return [str(names[label]) for label in classes.tolist()]

@@ -7,6 +7,7 @@ import pandas
 import pytest
 import torch
 from PIL import Image
+from sklearn.model_selection import cross_val_score
 
 from fewshot_lib import FewShotClassifier
 from fewshot_lib.classifier.inputs import recognise
@@ -252,8 +253,38 @@ def test_the_missing_label_of_any_column_of_pandas_is_found(kind):
 @pytest.mark.parametrize("as_what", [lambda y: y, list, lambda y: y.to_frame()])
 @pytest.mark.filterwarnings("ignore:A column-vector y was passed")
 def test_whole_numbers_stay_whole_numbers(kind, as_what):
-    clf = fitted_on(as_what(pandas.Series([3, 3, 5, 5], index=range(5, 9)).astype(kind)))
-    assert clf.classes_.dtype.kind in "iu" and clf.classes_.tolist() == [3, 5]
+    y = as_what(pandas.Series([3, 3, 5, 5], index=range(5, 9)).astype(kind))
+    for clf in (fitted_on(y), FewShotClassifier().fit(np.eye(4)[[0, 0, 1, 1]], y)):  # texts, features
+        assert clf.classes_.dtype.kind in "iu" and clf.classes_.tolist() == [3, 5]
+
+
+@pytest.mark.parametrize(("kind", "no", "yes"), [("boolean", False, True), ("string", "n", "y")])
+def test_labels_of_features_come_back_as_they_were(kind, no, yes):
+    y = pandas.Series([yes, yes, no, no], dtype=kind)
+    answers = FewShotClassifier().fit(np.eye(4)[[0, 0, 1, 1]], y).predict(np.eye(4)[:2]).tolist()
+    assert answers == [yes, no] and type(answers[0]) is type(yes)
+
+
+SPACED = ["fee", "fee ", " wifi", "wi\u200bfi", "fee", "wifi"]
+
+
+@pytest.mark.filterwarnings("ignore:`y` is read without")
+def test_labels_are_tidied_wherever_they_are_given():
+    """As in ``fit``: to score, in cross-validation, of a class that comes or goes, of a name."""
+    points = np.eye(4)[[0, 0, 1, 1, 0, 1]]
+    clf = FewShotClassifier().fit(points, SPACED)
+    with pytest.warns(UserWarning, match="'fee ' as 'fee'") as warned:
+        assert clf.score(points, SPACED) == 1
+    assert warned[0].filename == __file__
+    assert clf.score(points, [*SPACED[:5], "fee"], sample_weight=[1, 1, 1, 1, 1, 5]) == 0.5
+    folds = [([0, 2, 4, 5], [1, 3]), ([1, 3, 4, 5], [0, 2])]
+    assert cross_val_score(FewShotClassifier(), points, SPACED, cv=folds).tolist() == [1, 1]
+    with pytest.raises(ValueError, match="`label` is 'fee', which is a class already"):
+        clf.add_class("fee ", points[:1])
+    clf.add_class("net ", np.eye(4)[2:])
+    assert clf.remove_class(" fee").classes_.tolist() == ["net", "wifi"]
+    named = FewShotClassifier(encoder=Length(), names={"fee ": "money", "wi\u200bfi": "network"})
+    assert named.fit(["a", "be", "see", "four", "fives", "six"], SPACED).names_ == ["money", "network"]
 
 
 @pytest.mark.parametrize("as_what", [list, np.array, lambda y: pandas.Series(y, dtype="string")])
