@@ -18,7 +18,7 @@ import math
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -28,7 +28,7 @@ import numpy as np
 
 from fewshot_lib import data
 from fewshot_lib.core import whole_number
-from fewshot_lib.course.labelling_formats import format_of
+from fewshot_lib.course.labelling_formats import format_of, written
 from fewshot_lib.course.labelling_inputs import Pictures, Row, Texts, Unlabelled
 from fewshot_lib.course.labelling_journal import Journal, alone, belonging, refuse_existing
 from fewshot_lib.data.cache import atomic_write
@@ -69,6 +69,8 @@ def add_commands(commands: Any, data_options: Mapping[str, dict[str, Any]]) -> N
     tuned = "fine-tune the encoder, too, unless held-out examples speak against it: minutes"
     cut = "after how many tokens to stop reading a text (default: 256; at most 512)"
     fit.add_argument("--max-tokens", type=int, metavar="N", help=cut)
+    words = "how much the words of a text count, where the encoder counts 1 (default: 0.6; 0 leaves them out)"
+    fit.add_argument("--words", type=float, metavar="WEIGHT", help=words)
     fit.add_argument("--tune-encoder", action="store_true", help=tuned)
     fit.add_argument("--no-names", action="store_true", help="the labels are codes: do not read them")
 
@@ -113,7 +115,8 @@ def _fit(arguments: argparse.Namespace) -> bool:
     inputs, labels = _labelled(arguments, **form)
     method = "auto" if arguments.method == "auto" else None
     names = None if arguments.no_names else "auto"
-    classifier = FewShotClassifier(method, names=names, max_tokens=arguments.max_tokens)
+    options = {name: getattr(arguments, name) for name in ("words", "max_tokens")}
+    classifier = FewShotClassifier(method, names=names, **options)
     pool = None if arguments.unlabelled is None else _pool(arguments, inputs)
     with _noted():
         classifier.fit(inputs, labels, unlabelled=pool, tune_encoder=arguments.tune_encoder)
@@ -275,16 +278,12 @@ def _evaluate(arguments: argparse.Namespace) -> bool:
     classifier = _load(arguments.model)
     _need_kind(arguments, classifier, Path(arguments.source))
     inputs, labels = _labelled(arguments, **_picture_options(classifier))
-    known = {str(label) for label in classifier.classes_.tolist()}
-    if not known & set(labels):
+    known = [*map(written, classifier.classes_.tolist())]
+    labels = _spelt_alike(labels, known, classifier.classes_.dtype.kind in "iuf")
+    if not set(known) & set(labels):
         fix = f"it knows {', '.join(sorted(known)[:5])}, …"
         raise ValueError(f"No label of {arguments.source} is a class of {arguments.model}: {fix}.")
-    report = Report.of(
-        [str(label) for label in classifier.classes_.tolist()],
-        classifier.predict_proba(inputs),
-        labels,
-        inputs,
-    )
+    report = Report.of(known, classifier.predict_proba(inputs), labels, inputs)
     print(report.in_words)
     if arguments.report is not None:
         with atomic_write(arguments.report) as part:
@@ -292,6 +291,24 @@ def _evaluate(arguments: argparse.Namespace) -> bool:
             part.write_text(report.html(*names), "utf-8", "replace")
         print(f"Report: {arguments.report}")
     return True
+
+
+def _spelt_alike(labels: Sequence[str], known: Sequence[str], are_numbers: bool) -> list[str]:
+    """Labels of a file, spelt as the classes are: other programs write True for true, and 7.0 for 7."""
+    form: Callable[[str], Any] | None = _number if are_numbers else None
+    if {name.casefold() for name in known} == {"true", "false"}:
+        form = str.casefold
+    if form is None:
+        return list(labels)
+    spelt, exact = {form(name): name for name in known}, set(known)
+    return [label if label in exact else spelt.get(form(label), label) for label in labels]
+
+
+def _number(label: str) -> float | None:
+    try:
+        return float(label)
+    except ValueError:
+        return None
 
 
 def _export(arguments: argparse.Namespace) -> bool:

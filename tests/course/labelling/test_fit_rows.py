@@ -6,6 +6,7 @@ import re
 import pytest
 
 from fewshot_lib.classifier import FewShotClassifier, inputs
+from fewshot_lib.classifier.words import WEIGHT, WithWords
 
 from .helpers import CLASSES, Bag, run, write
 
@@ -26,6 +27,29 @@ def test_texts_are_cut_where_that_is_asked_for(bag, tmp_path, monkeypatch):
     run("fit", table, "--out", tmp_path / "model", "--max-tokens", 40)
     run("fit", table, "--out", tmp_path / "model")
     assert asked == [40, None]
+
+
+def test_words_count_as_much_as_is_asked_for(tmp_path):
+    """With the real encoder, whose tokens are the words."""
+    table = write(tmp_path / "train.csv", [["text", "label"], *[[w, c] for c, w in CLASSES.items()]])
+    for options, weight in (([], WEIGHT), (["--words", 0], None), (["--words", 0.25], 0.25)):
+        run("fit", table, "--out", tmp_path / "model", *options)
+        clf = FewShotClassifier.load(tmp_path / "model")
+        words = clf.encoder_.words.weight if isinstance(clf.encoder_, WithWords) else None
+        assert words == (None if weight is None else pytest.approx(weight))
+        assert clf.words == (options[1] if options else None)
+
+
+@pytest.mark.parametrize(("weight", "found"), [("-1", "`words` is -1"), ("nan", "`words` is nan")])
+def test_a_weight_of_words_that_cannot_be_is_refused(bag, tmp_path, weight, found):
+    table = write(tmp_path / "train.csv", [["text", "label"], *[[w, c] for c, w in CLASSES.items()]])
+    with pytest.raises(ValueError, match=found):
+        run("fit", table, "--out", tmp_path / "model", "--words", weight)
+
+
+def test_pictures_have_no_words(pictures, tmp_path):
+    with pytest.raises(ValueError, match="`words` is 0.5, and only a `TextEncoder` tells words"):
+        run("fit", pictures, "--out", tmp_path / "model", "--words", 0.5)
 
 
 def test_unlabelled_rows_are_learnt_from_and_a_file_of_another_kind_is_refused(bag, tmp_path, capsys):

@@ -5,9 +5,10 @@ import re
 import numpy as np
 import pytest
 
+from fewshot_lib import FewShotClassifier
 from fewshot_lib.course.labelling_report import Report
 
-from .helpers import run, write
+from .helpers import CLASSES, read, run, write
 
 
 def test_evaluate_writes_one_page_that_needs_nothing_else(model, tmp_path, capsys):
@@ -21,6 +22,36 @@ def test_evaluate_writes_one_page_that_needs_nothing_else(model, tmp_path, capsy
     assert run("evaluate", model, table, "--report", tmp_path / "report.html")
     with pytest.raises(ValueError, match="exists and is no report"):
         run("evaluate", model, table, "--report", table)
+
+
+@pytest.mark.parametrize(
+    ("labels", "also"),
+    [
+        ([True, True, False, False], {"true": "True", "false": "FALSE"}),
+        ([7, 7, 8, 8], {"7": "7.0"}),
+        ([7.0, 7.0, 8.0, 8.0], {"7.0": "7"}),
+        ([2**53, 2**53, 2**53 + 1, 2**53 + 1], {}),
+        (["True", "True", "False", "False"], {"True": "true"}),
+        (["01", "01", "1", "1"], {}),
+    ],
+)
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_labels_that_were_written_are_read_back_equal(bag, tmp_path, capsys, labels, also, ending):
+    """And as pandas, or a spreadsheet, writes them again."""
+    texts = [word for words in CLASSES.values() for word in words.split()][:4]
+    FewShotClassifier().fit(texts, labels).save(tmp_path / "model")
+    table = write(tmp_path / "new.csv", [["text"], *[[text] for text in texts]])
+    run("predict", tmp_path / "model", table, "--out", tmp_path / f"labelled.{ending}")
+    capsys.readouterr()
+    run("evaluate", tmp_path / "model", tmp_path / f"labelled.{ending}")
+    assert "Accuracy 100.0%" in capsys.readouterr().out
+    run("predict", tmp_path / "model", table, "--out", tmp_path / "rows.csv")
+    header, *rows = read(tmp_path / "rows.csv")
+    place = header.index("label")
+    for row in rows:
+        row[place] = also.get(row[place], row[place])
+    run("evaluate", tmp_path / "model", write(tmp_path / "again.csv", [header, *rows]))
+    assert "Accuracy 100.0%" in capsys.readouterr().out
 
 
 def test_the_report_counts_and_escapes():
