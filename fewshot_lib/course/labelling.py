@@ -32,6 +32,7 @@ from fewshot_lib.course.labelling_formats import format_of, written
 from fewshot_lib.course.labelling_inputs import Pictures, Row, Texts, Unlabelled
 from fewshot_lib.course.labelling_journal import Journal, alone, belonging, refuse_existing
 from fewshot_lib.data.cache import atomic_write
+from fewshot_lib.data.own.labels import tidy
 from fewshot_lib.data.reporting import DataError, progress
 from fewshot_lib.data.sources import OPTIONS
 
@@ -237,7 +238,8 @@ def _suggest(arguments: argparse.Namespace) -> bool:
         refuse_existing(arguments.out)
     classifier = _load(arguments.model)
     given = _unlabelled(arguments, classifier)
-    form, column = None, _empty_column(given.header)
+    # the column of labels to come is not that of labels which the file has
+    form, column = None, _free("label", "new", given.header)
     if arguments.out is not None:
         names = [*given.header, column]
         form = format_of(arguments.out, names, ["string"], given.schema)
@@ -260,14 +262,6 @@ def _suggest(arguments: argparse.Namespace) -> bool:
             fix = f'`fewshot fit` reads the new one with --label "{column}"'
             print(f"{arguments.file} had a column 'label' already: {fix}.")
     return True
-
-
-def _empty_column(header: Sequence[str]) -> str:
-    """A name for the column of labels to come: not that of labels which the file has."""
-    name = "label"
-    while name in header:
-        name = f"new {name}"
-    return name
 
 
 def _evaluate(arguments: argparse.Namespace) -> bool:
@@ -429,4 +423,12 @@ def _answers(classifier: "FewShotClassifier", rows: Sequence[Row], reject: float
 
 def _added(header: Sequence[str]) -> list[str]:
     """Names of the new columns; what the file calls so itself is kept, and the new one says what it is."""
-    return [f"predicted {name}" if name in header else name for name in ADDED]
+    return [_free(name, "predicted", header) for name in ADDED]
+
+
+def _free(name: str, before: str, header: Sequence[str]) -> str:
+    """The name, with this word before it as often as a column of the file is called so already."""
+    taken = set(map(tidy, header))
+    while name in taken:
+        name = f"{before} {name}"
+    return name

@@ -112,11 +112,18 @@ class Parquet:
         columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in self.schema]
         for i in range(self.n_texts):
             columns[i] = [None if value is None else written(value) for value in columns[i]]
-        arrays = [self.pa.array(c, field.type) for c, field in zip(columns, self.schema, strict=True)]
+        arrays = [self._array(*each) for each in zip(columns, self.schema, strict=True)]
         sink = self.pa.BufferOutputStream()
         with self.pa.ipc.new_stream(sink, self.schema) as stream:
             stream.write_batch(self.pa.record_batch(arrays, schema=self.schema))
         return sink.getvalue().to_pybytes()
+
+    def _array(self, column: list[Any], field: Any) -> Any:
+        try:
+            return self.pa.array(column, field.type)
+        except UnicodeEncodeError as error:
+            found = f"the column {shown(field.name)} holds half a character ({error.object[error.start]!a})"
+            raise DataError(f"{found}, and parquet can hold none: write .csv or .jsonl.") from None
 
     def finish(self, part: Path, path: Path) -> None:
         """Writes the file from the streams, a group of rows at a time."""

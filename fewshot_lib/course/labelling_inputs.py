@@ -99,18 +99,11 @@ class Texts:
                 source.codec,
             )
         with delimited.fields_of_any_length():
-            header, sample, _ = delimited.opened(path, source)
+            header, sample, records = delimited.opened(path, source)
             if text is None:
                 delimited.need_names(path, header, sample)
         column, guessed = text_column(path, header, text)
-        return cls(
-            path,
-            header,
-            column,
-            notes + guessed,
-            lambda: delimited.opened(path, source)[2],
-            codec=source.codec,
-        )
+        return cls(path, header, column, notes + guessed, records, codec=source.codec)
 
     @property
     def key(self) -> list[Any]:

@@ -83,7 +83,7 @@ def choose(
     notes = [
         f"the column {names[found[role]]!r} is read as the {role}"
         for role in missing
-        if names[found[role]] != role
+        if tidy(names[found[role]]) != role
     ]
     return Columns(list(names), found["text"], found["label"], notes)
 
@@ -96,11 +96,11 @@ def text_column(path: Path, names: Sequence[str], text: str | None) -> tuple[int
     if text is not None:
         return _named(path, names, text), []
     place = _usual(path, names, "text", set())
-    if place is None and len(names) == 1 and re.fullmatch(r"\w+", names[0]):  # a sentence is no name
+    if place is None and len(names) == 1 and re.fullmatch(r"\w+", tidy(names[0])):  # a sentence is no name
         place = 0
     if place is None:
         raise _unknown(path, names, "which of them holds the texts is not clear")
-    return place, [f"the column {names[place]!r} is read as the text"] if names[place] != "text" else []
+    return place, [f"the column {names[place]!r} is read as the text"] if tidy(names[place]) != "text" else []
 
 
 def shown(value: object, form: Callable[[object], str] = repr) -> str:

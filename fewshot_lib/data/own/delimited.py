@@ -2,13 +2,16 @@
 
 The separator is the one that cuts most lines into as many fields as the first. Excel's habits are known: a
 first line "sep=;", lines of nothing but separators, any line end. A text may hold separators and line breaks
-where it stands in quotation marks, and may be of any length.
+where it stands in quotation marks, and may be of any length. Blanks around a field belong to it, unless
+quotation marks come after them (a, "b, c") and are right so in all of the file. Where one column is named,
+nothing separates: a row is a line, an empty one too.
 """
 
 import csv
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,22 +22,28 @@ from fewshot_lib.data.own.labels import tidy
 from fewshot_lib.data.reporting import DataError
 
 SEPARATORS = ",;\t|"
+NONE = "\uffff"  # the separator of one column: by Unicode's word no character
 SAMPLE = 200  # lines that decide on the separator, and on which column is which
+MARK_BEHIND_BLANKS = re.compile(' +"')
 SEP_LINE = re.compile(r'"?sep=([^\s\w"]|\t)"?\s*', re.IGNORECASE)
 
 
 class Layout(NamedTuple):
-    """Where the table begins: the number of its first line, and how its fields are cut."""
+    """Where the table begins: the number of its first line, and how its fields are cut.
+
+    trims: whether blanks after a separator are not part of the field.
+    """
 
     first_line: int
     separator: str
-    quoted: bool
+    quoted: bool = True
+    trims: bool = False
 
     def reader(self, lines: Iterable[str], strict: bool = True) -> Any:
         """Rows of fields."""
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
         return csv.reader(
-            lines, delimiter=self.separator, quoting=quoting, strict=strict, skipinitialspace=True
+            lines, delimiter=self.separator, quoting=quoting, strict=strict, skipinitialspace=self.trims
         )
 
     def sample(self, lines: Iterable[str]) -> list[list[str]]:
@@ -44,7 +53,7 @@ class Layout(NamedTuple):
 
 def read(path: Path, source: Text, text: str | None, label: str | None) -> Reading:
     """Reads a table of separated values; within :func:`fields_of_any_length`."""
-    names, sample, rows = opened(path, source)
+    names, sample, rows_of_file = opened(path, source)
     if len(names) == 1:
         found = f"its first line names one column, {shown(names[0])}, and texts and labels take two"
         fix = "names and fields are cut by ',' ';' '|' or a tab, or as a line such as sep=~ above says"
@@ -52,18 +61,21 @@ def read(path: Path, source: Text, text: str | None, label: str | None) -> Readi
     if text is None or label is None:
         need_names(path, names, sample)
     columns = choose(path, names, sample, text, label)
-    filled = ((line, row) for line, row in rows if any(map(str.strip, row)))
+    filled = ((line, row) for line, row in rows_of_file() if any(map(str.strip, row)))
     return Reading(columns, ((line, row[columns.text], row[columns.label]) for line, row in filled))
 
 
-def opened(path: Path, source: Text) -> tuple[list[str], list[list[str]], Iterator[tuple[int, list[str]]]]:
-    """The names of the columns, some rows, and all rows, each with its line and a field for every name.
+def opened(
+    path: Path, source: Text
+) -> tuple[list[str], list[list[str]], Callable[[], Iterator[tuple[int, list[str]]]]]:
+    """The names of the columns, some rows, and a function that gives all rows, anew each time.
 
-    They are read as they are asked for; within :func:`fields_of_any_length`.
+    Each row has its line, and a field for every name; all as they stand. Rows are read as they are asked for;
+    within :func:`fields_of_any_length`.
     """
     layout, sample = _layout(path, source)
-    names = [tidy(name) for name in sample[0]] + _unnamed(sample)
-    return names, sample[1:], _rows(path, source, layout, names)
+    names = sample[0] + _unnamed(sample)
+    return names, sample[1:], partial(_rows, path, source, layout, names)
 
 
 def _unnamed(sample: list[list[str]]) -> list[str]:
@@ -77,7 +89,7 @@ def need_names(path: Path, names: list[str], sample: list[list[str]]) -> None:
     """DataError where the first line seems to be data: one of its values stands in further lines."""
     for i, name in enumerate(names):
         below = {tidy(row[i]) for row in sample if len(row) == len(names)}
-        if name in below - {""} and name.casefold() not in NAMES["text"] + NAMES["label"]:
+        if (name := tidy(name)) in below - {""} and name.casefold() not in NAMES["text"] + NAMES["label"]:
             found = f"its first line is data already ({shown(name)} is a value of further lines)"
             fix = "put a line such as text,label above it, or name the columns with text=… and label=…"
             raise DataError(f"{path} has no line that names its columns: {found}: {fix}.")
@@ -92,8 +104,10 @@ def _rows(path: Path, source: Text, layout: Layout, names: list[str]) -> Iterato
                 again = "names the columns again: remove it (were files joined?)"
                 raise DataError(f"{path}, line {line} {again}.")
             yield line, row
-        elif any(map(str.strip, row)):  # else a line of nothing but separators, as spreadsheets write
+        elif any(map(str.strip, row)):
             raise DataError(f"{path}, line {line}: {_wrong_width(row, header, layout.separator)}.")
+        elif len(row) > 1 or len(names) == 1:  # nothing but separators, as spreadsheets write
+            yield line, [""] * len(names)
 
 
 def _wrong_width(row: list[str], names: list[str], separator: str) -> str:
@@ -106,14 +120,13 @@ def _wrong_width(row: list[str], names: list[str], separator: str) -> str:
 
 
 def _fields(path: Path, source: Text, layout: Layout) -> Iterator[tuple[int, list[str]]]:
-    """All fields of every row that has some, with the line it starts on; the names come first."""
+    """All fields of every row, none of an empty line, with the line it starts on; the names come first."""
     before = layout.first_line - 1
     reader = layout.reader(islice(source.lines(newline=""), before, None))
     start = 1
     try:
         for row in reader:
-            if row:
-                yield before + start, row
+            yield before + start, row
             start = reader.line_num + 1
     except csv.Error as error:
         fix = "A text that holds quotation marks or line breaks must be quoted whole"
@@ -133,14 +146,13 @@ def _layout(path: Path, source: Text) -> tuple[Layout, list[list[str]]]:
         raise DataError(
             f"{path}, line {first + 1}: {most + 1:,} fields: this is no table of texts and labels."
         )
-    layouts = [Layout(first + 1, separator, True) for separator in separators]
+    layouts = [Layout(first + 1, separator, trims=True) for separator in separators]
     samples = {layout: layout.sample(lines[first:]) for layout in layouts}
     layout = max(layouts, key=lambda layout: _merit(samples[layout]))
-    if layout.separator == "\t" and not _quotes_fit(source, layout, len(samples[layout][0])):
-        # Tools that write tabs often do not quote at all: a mark at the start of a text is part of it.
-        layout = layout._replace(quoted=False)
-        return layout, layout.sample(lines[first:])
-    return layout, samples[layout]
+    if len(samples[layout][0]) == 1 and separators == SEPARATORS:
+        layout = layout._replace(separator=NONE)
+    layout = _marked(source, layout._replace(trims=False), lines[first:])
+    return layout, layout.sample(lines[first:])
 
 
 def _merit(rows: list[list[str]]) -> tuple[bool, float, int]:
@@ -149,13 +161,32 @@ def _merit(rows: list[list[str]]) -> tuple[bool, float, int]:
     return width > 1, sum(len(row) == width for row in rows) / len(rows), width
 
 
-def _quotes_fit(source: Text, layout: Layout, width: int) -> bool:
-    """Whether marks at the start of a field close at its end, in all rows."""
-    reader = layout.reader(islice(source.lines(newline=""), layout.first_line - 1, None))
+def _marked(source: Text, layout: Layout, lines: list[str]) -> Layout:
+    """The layout with what all of the file says about quotation marks; lines: the first ones.
+
+    They may stand behind blanks, which then are no part of a field. Tools that write tabs often do not quote
+    at all: a mark at the start of a text is part of it.
+    """
+    fits, n = _marks_fit(source, layout, lines)
+    trimmed = layout._replace(trims=True)
+    fits_trimmed, n_trimmed = _marks_fit(source, trimmed, lines)
+    if fits_trimmed and (n > n_trimmed or not fits):
+        return trimmed
+    return layout if fits or layout.separator != "\t" else layout._replace(quoted=False)
+
+
+def _marks_fit(source: Text, layout: Layout, lines: list[str]) -> tuple[bool, int]:
+    """Whether marks that open a field close it, in all rows; and how many fields begin " \\"", read so."""
+    sample = layout.sample(lines)
+    width, n = len(sample[0] + _unnamed(sample)), 0
     try:
-        return all(len(row) in (0, width) for row in reader)
+        for row in layout.reader(islice(source.lines(newline=""), layout.first_line - 1, None)):
+            if len(row) != width and any(map(str.strip, row)) and row != sample[0]:
+                return False, n
+            n += sum(MARK_BEHIND_BLANKS.match(field) is not None for field in row)
     except csv.Error:
-        return False
+        return False, n
+    return True, n
 
 
 @contextmanager

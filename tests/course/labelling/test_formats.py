@@ -27,10 +27,27 @@ def test_rows_columns_and_order_are_kept(model, tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir() if ".part" in file.name) == []
 
 
-def test_a_column_that_is_called_so_already_is_kept(model, tmp_path):
-    table = write(tmp_path / "new.csv", [["label", "text"], ["mine", "cheap"]])
-    run("predict", model, table, "--out", tmp_path / "out.csv")
-    assert read(tmp_path / "out.csv")[0] == ["label", "text", "predicted label", "probability", "rejected"]
+@pytest.mark.parametrize(
+    ("taken", "new"),
+    [
+        (["label"], ["predicted label", "probability", "rejected"]),
+        ([" label "], ["predicted label", "probability", "rejected"]),
+        (
+            ["label", "probability", "rejected"],
+            ["predicted label", "predicted probability", "predicted rejected"],
+        ),
+        (["predicted label", "label"], ["predicted predicted label", "probability", "rejected"]),
+    ],
+)
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_column_that_is_called_so_already_is_kept(model, tmp_path, taken, new, ending):
+    """Also by the output of an earlier ``predict``, which is labelled again."""
+    table = write(tmp_path / "new.csv", [[*taken, "text"], [*("mine" for _ in taken), "cheap"]])
+    run("predict", model, table, "--out", tmp_path / f"out.{ending}")
+    run("predict", model, tmp_path / f"out.{ending}", "--out", tmp_path / "out_again.csv")
+    header, row = read(tmp_path / "out_again.csv")
+    assert header[: len(taken) + 4] == [*taken, "text", *new] and len(set(header)) == len(header)
+    assert row[: len(taken) + 2] == [*("mine" for _ in taken), "cheap", "price"]
 
 
 ROWS = [
@@ -130,6 +147,8 @@ def test_json_lines_name_their_columns_as_they_come_up(model, tmp_path):
     first, second = map(json.loads, (tmp_path / "out.jsonl").read_text("utf-8").splitlines())
     assert [*first][:4] == ["text", "a", "b", "n"] and first["b"] is None and second["a"] is None
     assert second["b"] == "\ud800" and second["n"] == str(10**400)
+    with pytest.raises(ValueError, match=r"the column 'b' holds half a character \('\\ud800'\), and parquet"):
+        run("predict", model, tmp_path / "new.jsonl", "--out", tmp_path / "out.parquet")
 
 
 @pytest.mark.parametrize(

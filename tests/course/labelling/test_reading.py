@@ -2,6 +2,8 @@
 
 import pytest
 
+from fewshot_lib.course import labelling_inputs
+
 from .helpers import read, run
 
 
@@ -57,3 +59,31 @@ def test_encodings_and_separators_are_found_as_in_data_load_and_said(model, tmp_
     run("predict", model, tmp_path / "old.csv", "--out", tmp_path / "old_out.csv")
     assert read(tmp_path / "old_out.csv")[1][0] == "cheap café"
     assert "read as cp1252, which is a guess" in capsys.readouterr().err
+
+
+# In each of them: the lines of a file, the rows that it holds
+KEPT = {
+    "one column, empty lines": ("text\ncheap\n\n\nlate, a; or | b\n \n\n", "cheap|||late, a; or | b| |"),
+    "one column, quoted": ('text\n"cheap, late"\n""\n', "cheap, late|"),
+    "blanks around": ("id,text, note \n 1,  cheap ,\tx\n2 , late,  \n", " 1:  cheap :\tx|2 : late:  "),
+    "marks behind blanks": ('id, text\n1, "cheap, late"\n2, "  late"\n', "1:cheap, late|2:  late"),
+    "marks of a text": ('id,text\n1, "cheap" he said\n2,  late\n', '1: "cheap" he said|2:  late'),
+    "quoted marks behind blanks": ('id,text\n1," ""cheap"""\n2,  late\n', '1: "cheap"|2:  late'),
+    "only separators": ("id,text,x\n1,cheap,2\n,,\n,\n,,,\n3,late,4\n\n", "1:cheap:2|::|::|::|3:late:4"),
+    "breaks in a text": ('text;id\r\n"cheap\r\n\r\nlate";1\r\n"a\nb";2\r\n', "cheap\r\n\r\nlate:1|a\nb:2"),
+    "tabs without quoting": ('id\ttext\n1\t"cheap" it is\n2\t "late\n', '1:"cheap" it is|2: "late'),
+}
+
+
+@pytest.mark.parametrize(("content", "expected"), KEPT.values(), ids=KEPT)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("large", [False, True])
+def test_rows_come_back_as_they_stand(model, tmp_path, monkeypatch, content, expected, encoding, large):
+    if large:
+        monkeypatch.setattr(labelling_inputs, "LARGE", 8)  # bytes: the rest is read from the disk
+    (tmp_path / "new.csv").write_bytes(content.encode(encoding))
+    run("predict", model, tmp_path / "new.csv", "--out", tmp_path / "out.csv")
+    header, *found = read(tmp_path / "out.csv")
+    assert "|".join(":".join(row[:-3]) for row in found) == expected
+    place = header.index("text")
+    assert all(bool(row[-3]) == bool(row[place].strip()) for row in found), "what has a text has a label"

@@ -93,6 +93,31 @@ def test_a_separated_table_comes_back(rows, separator, end, encoding, packer, na
     check_against(rows, read(content, name + packer, **named))
 
 
+fields = words.filter(lambda text: "\0" not in text) | st.sampled_from(["", " ", ' "', ' "a"', "  a", "a "])
+
+
+@many
+@given(
+    rows=st.integers(1, 3).flatmap(lambda n: st.lists(st.lists(fields, min_size=n, max_size=n), min_size=1)),
+    separator=st.sampled_from(",;\t|"),
+    quoting=st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+)
+def test_every_field_of_every_row_stays_as_it_stands(rows, separator, quoting, encoding):
+    """Where ``predict`` reads it, and where it is read again from what ``predict`` writes."""
+    names = ["text", " b", "c"][: len(rows[0])]
+    file = io.StringIO(newline="")
+    csv.writer(file, delimiter=separator, quoting=quoting).writerows([names, *rows])
+    with tempfile.TemporaryDirectory() as folder:
+        path, again = Path(folder, "x.csv"), Path(folder, "again.csv")
+        path.write_bytes(file.getvalue().encode(encoding))
+        given = Texts.of(path, None, None)
+        assert (given.header, [row.fields for row in given]) == (names, rows)
+        form = format_of(again, names, [], given.schema)
+        again.write_bytes(form.start() + form.rows([row.fields for row in given]))
+        assert [row.fields for row in Texts.of(again, None, None)] == rows
+
+
 @many
 @given(
     rows=tables,
