@@ -86,7 +86,12 @@ def _unnamed(sample: list[list[str]]) -> list[str]:
 
 
 def need_names(path: Path, names: list[str], sample: list[list[str]]) -> None:
-    """DataError where the first line seems to be data: one of its values stands in further lines."""
+    """DataError where the first line seems to be data: one of its values stands in further lines.
+
+    A line that names a column "text" or "label" is none, whatever stands below.
+    """
+    if {"text", "label"} & {tidy(name).casefold() for name in names}:
+        return
     for i, name in enumerate(names):
         below = {tidy(row[i]) for row in sample if len(row) == len(names)}
         if (name := tidy(name)) in below - {""} and name.casefold() not in NAMES["text"] + NAMES["label"]:
