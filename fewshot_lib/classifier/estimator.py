@@ -31,6 +31,8 @@ from fewshot_lib.classifier.inputs import (
     chunks,
     encoder_for,
     features_of,
+    files_of,
+    in_memory,
     labelled_folder,
     picture_form,
     recognise,
@@ -41,6 +43,7 @@ from fewshot_lib.classifier.suggestion import suggest
 from fewshot_lib.classifier.unlabelled import WithUnlabelled, without_examples
 from fewshot_lib.classifier.words import WEIGHT, WithWords, encoded_names, with_words, without_words
 from fewshot_lib.core import Method, positive, whole_number
+from fewshot_lib.data.own.pictures import AT_ONCE, PictureFiles
 from fewshot_lib.data.reporting import progress
 from fewshot_lib.encoders import PhotoEncoder, TextEncoder
 from fewshot_lib.prototypes import NamesAsExamples, found_weight
@@ -151,7 +154,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.name_features_ = self._encode_names()
         self.unlabelled_ = None
         if unlabelled is not None:
-            pool = self._encode(self._recognised(unlabelled), "encoding the unlabelled")
+            pool = self._encode(self._recognised(unlabelled, PictureFiles), "encoding the unlabelled")
             self.unlabelled_ = without_examples(pool, self.features_)
         self._learn()
         return self._tune() if tune_encoder else self
@@ -373,6 +376,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if self.method_.transductive:
             fix = "use `predict` on all of them, or an inductive method"
             raise ValueError(f"{self.method_.name!r} answers the inputs of one call together: {fix}.")
+        if isinstance(inputs, str | Path):
+            inputs = self._given(files_of(inputs, "inputs"))
         for part in chunks(inputs, chunk):
             yield self._labelled(self._scores(self._given(part)), reject)
 
@@ -391,15 +396,15 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return explain(self, features, n)
 
     def _given(self, X: Any) -> Any:
-        """X recognised and checked, as in ``fit``."""
+        """X recognised and checked, as in ``fit``; of picture files, a few are in memory at a time."""
         check_is_fitted(self)
-        return self._recognised(X)
+        return self._recognised(X, PictureFiles)
 
-    def _recognised(self, X: Any) -> Any:
+    def _recognised(self, X: Any, reader: Callable[..., Any] = in_memory) -> Any:
         if self.kind_ == "features":
             return validate_data(self, X, reset=False)
         channels, height, width = self.picture_shape_ or (1, 1, 1)
-        kind, inputs = recognise(X, height, width, channels == 3, self.kind_ == "texts")
+        kind, inputs = recognise(X, height, width, channels == 3, self.kind_ == "texts", reader)
         if kind != self.kind_ and len(inputs):
             raise ValueError(f"`X` holds {kind}, and this classifier was fitted on {self.kind_}.")
         if kind == "pictures" and tuple(inputs.shape[1:]) != self.picture_shape_:
@@ -409,13 +414,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def _scores(self, inputs: Any) -> tuple[Tensor, Tensor]:
         """Logits (m, N), familiarity (m,): a chunk at a time, or all together for a transductive method."""
-        size = len(inputs) if self.method_.transductive else CHUNK
+        size = AT_ONCE if self.kind_ == "pictures" else CHUNK
+        size = len(inputs) if self.method_.transductive else size
         starts = range(0, len(inputs), max(size, 1))
         shown = progress(starts, "labelling", " chunks") if len(starts) > 2 else starts
         logits, known = [], []
         centres = class_centres(self.support_, self.mask_, self.name_features_)
         for start in shown:
-            features = self._encode(inputs[start : start + size])
+            features = self._encode(inputs[start : start + size] if len(starts) > 1 else inputs)
             logits.append(self._logits(features))
             known.append(familiarity(features, centres, logits[-1]))
         if not logits:

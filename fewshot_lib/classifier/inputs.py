@@ -9,7 +9,7 @@ Features are numbers that somebody else computed: only they go through scikit-le
 """
 
 import os
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fewshot_lib.core import pick_device
 from fewshot_lib.data.own.folders import pictures_below
-from fewshot_lib.data.own.pictures import from_folder, read_pictures, sides
+from fewshot_lib.data.own.pictures import PictureFiles, from_folder, read_pictures, sides
 from fewshot_lib.data.reporting import first_few
 from fewshot_lib.encoders import PhotoEncoder, TextEncoder, encode
 
@@ -34,14 +34,27 @@ OF_PIXELS = (
 )
 
 
+def in_memory(files: Sequence[Path], height: int, width: int, color: bool) -> Tensor:
+    """The pictures of these files, (n, 1 or 3, height, width)."""
+    return read_pictures(files, height, width, color)[0]
+
+
 def recognise(
-    X: Any, height: int = SIDE, width: int = SIDE, color: bool = False, of_texts: bool = False
+    X: Any,
+    height: int = SIDE,
+    width: int = SIDE,
+    color: bool = False,
+    of_texts: bool = False,
+    reader: Callable[..., Any] = in_memory,
 ) -> tuple[str, Any]:
     """("texts", list of str), ("pictures", tensor (n, c, h, w)) or ("features", X as it is).
 
     height, width, color: in which picture *files* are read. of_texts: whether texts are expected, so that
-    "screenshot.png" is one where there is no such file.
+    "screenshot.png" is one where there is no such file. reader: of those files; ``PictureFiles`` gives what
+    is cut like a tensor, and read when it is.
     """
+    if isinstance(X, PictureFiles):
+        return "pictures", X
     if isinstance(X, str | Path):
         X = files_of(X)
     if isinstance(X, Iterator | Set):
@@ -50,7 +63,7 @@ def recognise(
     values = X.tolist() if getattr(X, "ndim", 0) == 1 else X
     if isinstance(values, list | tuple) and any(map(_is_text, values)):
         if _are_paths(values) and not (of_texts and not any(map(os.path.isfile, values))):
-            return "pictures", read_pictures(_there(values), height, width, color)[0]
+            return "pictures", reader(_there(values), height, width, color)
         return "texts", _texts(values)
     if isinstance(values, list | tuple) and any(map(_is_picture, values)):
         X = _stacked(values)
@@ -70,13 +83,10 @@ def files_of(folder: str | Path, argument: str = "X") -> list[Path]:
 def chunks(inputs: Any, size: int) -> Iterator[Any]:
     """Inputs in parts of ``size`` (the last may be smaller), each for ``recognise``.
 
-    Arrays and tables are cut, so that columns keep their names; of other iterables, and of the files of a
-    folder, only one part is in memory. ValueError: a string that is no folder.
+    Arrays and tables are cut, so that columns keep their names; of others only one part is in memory.
     """
-    if isinstance(inputs, str | Path):
-        inputs = files_of(inputs, "inputs")
     rows = getattr(inputs, "iloc", inputs)
-    if rows is not inputs or isinstance(inputs, np.ndarray | Tensor):
+    if rows is not inputs or isinstance(inputs, np.ndarray | Tensor | PictureFiles):
         yield from (rows[start : start + size] for start in range(0, len(inputs), size))
         return
     remaining = iter(inputs)
@@ -150,8 +160,10 @@ class Pixels(nn.Module):
         return self.scale * (pixels - pixels.mean(1, keepdim=True))
 
 
-def features_of(encoder: nn.Module, inputs: list[str] | Tensor, label: str = "") -> Tensor:
+def features_of(encoder: nn.Module, inputs: list[str] | Tensor | PictureFiles, label: str = "") -> Tensor:
     """Features (n, d) float32 on the CPU; label: of the progress bar."""
+    if isinstance(inputs, PictureFiles):
+        return torch.cat([features_of(encoder, part) for part in inputs.parts()])
     return encode(encoder, inputs, batch_size=64, label=label).float().cpu()
 
 

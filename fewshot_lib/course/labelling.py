@@ -17,14 +17,11 @@ import json
 import math
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from fewshot_lib import data
 from fewshot_lib.core import whole_number
@@ -39,7 +36,6 @@ from fewshot_lib.data.sources import OPTIONS
 if TYPE_CHECKING:
     from fewshot_lib.classifier import FewShotClassifier
 
-CHUNK = 1024
 ADDED = ("label", "probability", "rejected")
 LABEL_TYPES = {"U": "string", "b": "bool"}  # as parquet calls them; other labels are whole numbers
 REJECT = 0.05
@@ -157,12 +153,9 @@ def _pool(arguments: argparse.Namespace, inputs: Any) -> Any:
         wanted = "a table" if isinstance(inputs, list) else "a folder of pictures"
         raise DataError(f"`--unlabelled {path}` and {arguments.source} are of two kinds: give {wanted}.")
     if isinstance(inputs, list):
-        return [
-            row.given for row in Texts.of(path, arguments.text, arguments.encoding) if row.given is not None
-        ]
-    return np.stack(
-        [row.given for row in Pictures.of(path, tuple(inputs.shape[1:])) if row.given is not None]
-    )
+        rows = Texts.of(path, arguments.text, arguments.encoding).rows()
+        return [row.given for row in rows if row.given is not None]
+    return Pictures.of(path, tuple(inputs.shape[1:])).images
 
 
 def _about(classifier: "FewShotClassifier") -> Iterator[str]:
@@ -243,19 +236,23 @@ def _suggest(arguments: argparse.Namespace) -> bool:
     if arguments.out is not None:
         names = [*given.header, column]
         form = format_of(arguments.out, names, ["string"], given.schema)
-    rows = [row for row in given if row.given is not None]
+    inputs: Any
+    if isinstance(given, Pictures):
+        places, rows, inputs = given.names, [[name] for name in given.names], given.images
+    else:
+        filled = [row for row in given.rows() if row.given is not None]
+        places = [f"{row.place}: {' '.join(row.given.split())}" for row in filled]
+        rows, inputs = [row.fields for row in filled], [row.given for row in filled]
     if not rows:
         raise DataError(f"{arguments.file} holds nothing to label.")
-    inputs = [row.given for row in rows]
-    chosen = classifier.suggest(inputs if classifier.kind_ == "texts" else np.stack(inputs), arguments.n)
-    for row in (rows[index] for index in chosen.tolist()):
-        is_text = isinstance(row.given, str)
-        print(f"{row.place}: {' '.join(row.given.split())}" if is_text else row.place)
+    chosen = classifier.suggest(inputs, arguments.n).tolist()
+    for index in chosen:
+        print(places[index])
     if form is not None:
         with alone(arguments.out):
             journal = Journal(arguments.out, belonging(arguments.model, [*given.key, arguments.n]), form)
             if not journal.resume():
-                journal.append([[*rows[index].fields, None] for index in chosen.tolist()])
+                journal.append([[*rows[index], None] for index in chosen])
             journal.finish()
         print(f"Written to {arguments.out}, with an empty column {column!r} for the labels.")
         if column != "label":
@@ -375,12 +372,12 @@ def _predict(arguments: argparse.Namespace) -> bool:
     form = format_of(arguments.out, names, [label, "float64", "string"], given.schema)
     reject = arguments.reject if len(classifier.held_out_) else None
     with alone(arguments.out):
-        filled = Counter(row.given is not None for row in given)  # all are well-formed before one is answered
+        filled, empty = given.count()  # all are well-formed before one is answered
         options = [arguments.reject, arguments.bfloat16]
         journal = Journal(arguments.out, belonging(arguments.model, [*given.key, *options]), form)
-        _write_answers(classifier, given, reject, journal, filled.total())
-    without = f", {filled[False]:,} without a text left as they are" if filled[False] else ""
-    print(f"{filled[True]:,} rows labelled{without}: {arguments.out}")
+        _write_answers(classifier, given, reject, journal, filled + empty)
+    without = f", {empty:,} without a text left as they are" if empty else ""
+    print(f"{filled:,} rows labelled{without}: {arguments.out}")
     if (n := len(classifier.held_out_)) < (least := math.ceil(1 / arguments.reject - 1e-9) - 1):
         why = f"that takes {least:,} held-out examples, and the classifier has {n}"
         print(f"At --reject {arguments.reject:g} none could be marked as foreign: {why}.")
@@ -394,11 +391,11 @@ def _write_answers(
     done = journal.resume()
     if done:
         _note(f"going on after {done:,} rows that are labelled already.")
-    rows = islice(iter(given), done, None)
+    rows = given.rows(done)
     try:
         with progress([], "labelling", " rows", total=n_rows) as bar:
             bar.update(done)
-            while part := list(islice(rows, CHUNK)):
+            while part := list(islice(rows, given.chunk)):
                 answers = _answers(classifier, part, reject)
                 journal.append([[*row.fields, *new] for row, new in zip(part, answers, strict=True)])
                 bar.update(len(part))

@@ -6,10 +6,11 @@ by row, and all its fields are kept: any number of rows in the memory of a few.
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -17,7 +18,7 @@ from fewshot_lib.data.own import delimited, json_tables, parquet
 from fewshot_lib.data.own.columns import MOST_COLUMNS, text_column
 from fewshot_lib.data.own.encodings import Text, as_text, opened, unpacked
 from fewshot_lib.data.own.folders import pictures_below, visible
-from fewshot_lib.data.own.pictures import read_pictures
+from fewshot_lib.data.own.pictures import AT_ONCE, PictureFiles
 from fewshot_lib.data.own.table_files import filled, is_json, is_parquet, text_of
 from fewshot_lib.data.reporting import DataError
 
@@ -36,8 +37,11 @@ class Unlabelled(Protocol):
     """Rows without labels, as often as they are asked for.
 
     header: names of the columns. notes: what was guessed, in sentences. key: what they hold, and how it is
-    read, in a form for JSON. schema: of the columns, by pyarrow; None where all are texts.
+    read, in a form for JSON. schema: of the columns, by pyarrow; None where all are texts. chunk: how many
+    rows to have in memory.
     """
+
+    chunk: ClassVar[int]
 
     @property
     def schema(self) -> Any: ...
@@ -51,7 +55,13 @@ class Unlabelled(Protocol):
     @property
     def notes(self) -> list[str]: ...
 
-    def __iter__(self) -> Iterator[Row]: ...
+    def count(self) -> tuple[int, int]:
+        """Of how many rows there is something to label, and of how many not. DataError for a bad one."""
+        ...
+
+    def rows(self, start: int = 0) -> Iterator[Row]:
+        """All rows from this one on, counted from 0."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,7 @@ class Texts:
     unit: str = "line"
     codec: str = ""
     schema: Any = None
+    chunk: ClassVar[int] = 1024
 
     @classmethod
     def of(cls, path: Path, text: str | None, encoding: str | None) -> "Texts":
@@ -111,10 +122,14 @@ class Texts:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         return [self.column, self.codec, content]
 
-    def __iter__(self) -> Iterator[Row]:
+    def count(self) -> tuple[int, int]:
+        filled = Counter(row.given is not None for row in self.rows())
+        return filled[True], filled[False]
+
+    def rows(self, start: int = 0) -> Iterator[Row]:
         name = self.header[self.column]
         with delimited.fields_of_any_length():
-            for place, fields in self.records():
+            for place, fields in islice(self.records(), start, None):
                 where = f"{self.unit} {place}"
                 text = text_of(f"{self.path}, {where}", name, fields[self.column])
                 yield Row(where, fields, filled(text) or None)
@@ -179,23 +194,32 @@ def _fields(path: Path, source: Text, names: list[str]) -> Iterator[tuple[int, l
 class Pictures:
     """The pictures below a folder, however deep, sorted: a row is the name of a file."""
 
-    files: list[str]
-    images: Any
+    names: list[str]
+    images: PictureFiles
     notes: list[str]
     header: ClassVar[list[str]] = ["file"]
     schema: ClassVar[None] = None
+    chunk: ClassVar[int] = AT_ONCE
 
     @classmethod
     def of(cls, folder: Path, shape: tuple[int, ...]) -> "Pictures":
-        """All of them at once, in this shape (1 or 3, height, width)."""
+        """In this shape (1 or 3, height, width). All are looked at; DataError for what is no picture."""
         found = pictures_below(folder)
-        images, notes = read_pictures(found, shape[1], shape[2], shape[0] == 3)
+        images = PictureFiles(found, shape[1], shape[2], shape[0] == 3)
         names = [visible(file.relative_to(folder).as_posix()) for file in found]
-        return cls(names, images.numpy(), [f"{visible(folder)}: {note}" for note in notes])
+        return cls(names, images, [f"{visible(folder)}: {note}" for note in images.notes])
 
     @property
     def key(self) -> list[Any]:
-        return [self.files, self.images.shape, hashlib.sha256(self.images).hexdigest()]
+        content = hashlib.sha256()
+        for path in self.images.files:
+            with path.open("rb") as file:
+                content.update(hashlib.file_digest(file, "sha256").digest())
+        return [self.names, self.images.shape, content.hexdigest()]
 
-    def __iter__(self) -> Iterator[Row]:
-        return (Row(name, [name], image) for name, image in zip(self.files, self.images, strict=True))
+    def count(self) -> tuple[int, int]:
+        return len(self.names), 0
+
+    def rows(self, start: int = 0) -> Iterator[Row]:
+        pictures = chain.from_iterable(self.images.parts(start))
+        return (Row(name, [name], image) for name, image in zip(self.names[start:], pictures, strict=True))

@@ -1,5 +1,6 @@
 """What people hand over: read as what it is, or refused with the argument, the value and the fix."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +207,33 @@ def test_a_stream_of_pictures_may_be_a_folder_or_a_list(files):
     clf = FewShotClassifier(encoder="pixels", size="8x6", color=True).fit(files, list("abcd"))
     for inputs in (Path(), ".", files, map(Path, files), PICTURES, list(PICTURES), map(Image.open, files)):
         assert streamed(clf, inputs)[0].tolist() == list("abcd")
+
+
+class MeanColor(torch.nn.Module):
+    """An encoder of pictures that keeps three numbers of each."""
+
+    def forward(self, pictures):
+        return pictures.float().mean((2, 3))
+
+
+@pytest.mark.parametrize("ask", ["predict", "predict_proba", "suggest", "stream"])
+def test_memory_does_not_grow_with_the_pictures_of_a_folder(tmp_path, monkeypatch, ask):
+    for place in ("data.own.pictures", "classifier.estimator"):
+        monkeypatch.setattr(f"fewshot_lib.{place}.AT_ONCE", 8)
+    given = RNG.integers(0, 256, (4, 3, 100, 100), dtype=np.uint8)
+    clf = FewShotClassifier(encoder=MeanColor(), size=100, color=True).fit(given, list("aabb"))
+    for i in range(160):
+        folder = tmp_path / f"{40 if i < 40 else 120}"
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4), (i, 255 - i, 7)).save(folder / f"{i}.png")
+    peaks = []
+    for folder, n in ((tmp_path / "40", 40), (tmp_path, 160)):
+        tracemalloc.start()
+        found = getattr(clf, ask)(folder, **({"chunk": 8} if ask == "stream" else {}))
+        assert (sum(len(part.label) for part in found) if ask == "stream" else len(found)) in (n, 20)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 120 * 100 * 100 * 3 / 2, "half of what the other pictures take"
 
 
 class Length(torch.nn.Module):

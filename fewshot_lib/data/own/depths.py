@@ -9,7 +9,7 @@ Whole numbers that fit into 8 bits stay as they are: nothing of them would be lo
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,20 +27,28 @@ def set_range(low: float, high: float, whole: bool) -> tuple[float, float]:
 
 def to_8_bits(pictures: Sequence[Picture], files: Sequence[Path]) -> tuple[list[np.ndarray], list[str]]:
     """Pictures (1 or 3, height, width) uint8, and what was done to them in sentences. One range per depth."""
-    pixels = [picture.pixels for picture in pictures]
+    ranges, notes = ranges_of(pictures, files)
+    return [in_8_bits(picture, ranges) for picture in pictures], notes
+
+
+def ranges_of(
+    pictures: Sequence[Picture], files: Sequence[Path]
+) -> tuple[dict[str, tuple[float, float]], list[str]]:
+    """Depth -> the pixels that become 0 and 255 in all of a set; and what to tell the user.
+
+    Of a picture its depth, lowest and highest pixel count.
+    """
     rows_of: dict[str, list[int]] = defaultdict(list)
     for row, picture in enumerate(pictures):
         rows_of[picture.depth].append(row)
     shallow = rows_of.pop("8-bit", [])
-    notes = []
+    ranges, notes = {}, []
     for depth, rows in rows_of.items():
         lowest = min(pictures[row].low for row in rows)
         highest = max(pictures[row].high for row in rows)
-        low, high = set_range(lowest, highest, depth != "floating-point")
-        for row in rows:
-            pixels[row] = _scaled(pictures[row], low, high)
+        low, high = ranges[depth] = set_range(lowest, highest, depth != "floating-point")
         if (low, high) == (0, 255):
-            continue  # nothing was lost
+            continue  # nothing is lost
         found = f"pixels run from {lowest:.10g} to {highest:.10g} in {len(rows):,} {depth} files"
         notes.append(f"{found}: scaled to 0..255, by this one range for all of them")
         faint = [row for row in rows if 0 < pictures[row].high - pictures[row].low < FAINT * (high - low)]
@@ -51,7 +59,12 @@ def to_8_bits(pictures: Sequence[Picture], files: Sequence[Path]) -> tuple[list[
     if len(depths := [*rows_of, *(["8-bit"] if shallow else [])]) > 1:
         fix = "save all in one depth if brightness matters"
         notes.append(f"{' and '.join(depths)} files in one set, each depth with a range of its own: {fix}")
-    return pixels, notes
+    return ranges, notes
+
+
+def in_8_bits(picture: Picture, ranges: Mapping[str, tuple[float, float]]) -> np.ndarray:
+    """One picture (1 or 3, height, width) as uint8, by the ranges of its set."""
+    return picture.pixels if picture.depth == "8-bit" else _scaled(picture, *ranges[picture.depth])
 
 
 def _scaled(picture: Picture, low: float, high: float) -> np.ndarray:

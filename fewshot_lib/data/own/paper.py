@@ -6,6 +6,7 @@ of the paper, so paper of another grey is put in by a difference, for all pictur
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,13 @@ PAPERS = {"white": 255, "black": 0, "grey": 128}
 FAINT = 16  # of 255: what differs less from its paper is lost on it
 
 
+class Sight(NamedTuple):
+    """What becomes of a picture on each paper: on which it is lost, and on which it is of a single grey."""
+
+    lost: frozenset[str]
+    blank: frozenset[str]
+
+
 def on_paper(
     pictures: Sequence[np.ndarray], covers: Sequence[np.ndarray | None], files: Sequence[Path]
 ) -> tuple[list[np.ndarray], list[str]]:
@@ -22,26 +30,40 @@ def on_paper(
 
     covers: (height, width) in 0..1, or None where a picture is opaque. Also returns what to tell the user.
     """
-    clear = [row for row, cover in enumerate(covers) if cover is not None and np.ptp(cover) > 0.5]
-    lost = {
-        paper: [row for row in clear if np.ptp(_put(pictures[row], covers[row], paper).astype(int)) < FAINT]
-        for paper in PAPERS
+    pairs = [*zip(pictures, covers, strict=True)]
+    paper, notes = best_paper([seen(*pair) for pair in pairs], files)
+    return [put(*pair, paper) for pair in pairs], notes
+
+
+def seen(picture: np.ndarray, cover: np.ndarray | None) -> Sight:
+    """How one picture (channels, height, width), on white, looks on each paper."""
+    of_white = int(np.ptp(picture))
+    contrast = {
+        paper: of_white if cover is None else int(np.ptp(put(picture, cover, paper))) for paper in PAPERS
     }
+    is_clear = cover is not None and np.ptp(cover) > 0.5
+    lost = frozenset(paper for paper in PAPERS if is_clear and contrast[paper] < FAINT)
+    return Sight(lost, frozenset(p for p in PAPERS if picture[0].size > 1 and not contrast[p]))
+
+
+def best_paper(sights: Sequence[Sight], files: Sequence[Path]) -> tuple[str, list[str]]:
+    """The paper on which most pictures can be seen, white if there are several; what to tell the user."""
+    lost = {paper: [row for row, sight in enumerate(sights) if paper in sight.lost] for paper in PAPERS}
     best = min(PAPERS, key=lambda paper: len(lost[paper]))
     notes = []
     if best != "white":
         found = f"pictures that cannot be seen on white paper: {len(lost['white']):,}"
         done = f"what is transparent is shown {best} in all pictures"
         notes.append(f"{found}, such as {visible(files[lost['white'][0]])}: {done}")
-    pictures = [_put(picture, cover, best) for picture, cover in zip(pictures, covers, strict=True)]
-    blank = [row for row, picture in enumerate(pictures) if picture[0].size > 1 and np.ptp(picture) == 0]
+    blank = [row for row, sight in enumerate(sights) if best in sight.blank]
     if blank:
         found = f"pictures of a single grey or color, which hold nothing: {len(blank):,}"
         notes.append(f"{found}, such as {visible(files[blank[0]])}")
-    return pictures, notes
+    return best, notes
 
 
-def _put(picture: np.ndarray, cover: np.ndarray | None, paper: str) -> np.ndarray:
+def put(picture: np.ndarray, cover: np.ndarray | None, paper: str) -> np.ndarray:
+    """A picture on white, (channels, height, width) uint8, on this paper."""
     if cover is None or paper == "white":
         return picture
     darker = (PAPERS["white"] - PAPERS[paper]) * (1 - cover)

@@ -7,11 +7,12 @@ Which layouts are understood says ``folders``, which files ``picture_files``, wh
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,12 +21,14 @@ from torch import Tensor
 from fewshot_lib.data.dataset import ClassDataset
 from fewshot_lib.data.own.arrays import large_classes
 from fewshot_lib.data.own.class_splits import Split, split_classes
-from fewshot_lib.data.own.depths import to_8_bits
+from fewshot_lib.data.own.depths import in_8_bits, ranges_of, to_8_bits
 from fewshot_lib.data.own.folders import Found, find_pictures, visible
-from fewshot_lib.data.own.paper import on_paper
+from fewshot_lib.data.own.paper import Sight, best_paper, on_paper, put, seen
 from fewshot_lib.data.own.picture_files import Picture, read_picture
 from fewshot_lib.data.reporting import DataError, first_few, progress
 
+Kept = TypeVar("Kept")
+AT_ONCE = 64  # pictures that are in memory where files are many: as many as are encoded together
 MOST = 4096  # pixels of a side: a picture of a data set for few-shot learning has a hundred
 
 
@@ -76,19 +79,75 @@ def read_pictures(
 
     Upright, resized, transparent parts white. More than 8 bits a pixel are scaled by the range of all files.
     """
-    pictures: list[Picture] = []
+    pictures = _read_all(files, (height, width, color), label, lambda picture: picture)
+    pixels, scaled = to_8_bits(pictures, files)
+    pixels, laid = on_paper(pixels, [picture.cover for picture in pictures], files)
+    return torch.from_numpy(np.stack(pixels)), scaled + laid + _remarks(pictures, files)
+
+
+class PictureFiles:
+    """The pictures that :func:`read_pictures` gives of these files, in the memory of a few: a slice is read
+    when it is asked for.
+
+    All are read once before: whether they can be, and by which range and on which paper they are shown,
+    which is the same for all. Only that is kept of them. notes: what to tell the user.
+    """
+
+    def __init__(
+        self, files: Sequence[Path], height: int, width: int, color: bool = False, label: str = "pictures"
+    ) -> None:
+        self.files, self._form = list(files), (height, width, color)
+        self.shape = (len(self.files), 3 if color else 1, height, width)
+        found = _read_all(self.files, self._form, label, _glance)
+        pictures = [picture for picture, _ in found]
+        self._ranges, self.notes = ranges_of(pictures, self.files)
+        sights = [sight or self._sight(file) for file, (_, sight) in zip(self.files, found, strict=True)]
+        self._paper, laid = best_paper(sights, self.files)
+        self.notes += laid + _remarks(pictures, self.files)
+
+    def _sight(self, file: Path) -> Sight:
+        """How a picture of more than 8 bits looks, which the ranges decide."""
+        (picture,) = _read_all([file], self._form, "", lambda picture: picture)
+        return seen(in_8_bits(picture, self._ranges), picture.cover)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        """Pictures (m, 1 or 3, height, width) uint8. DataError where a file has changed and is none now."""
+        pictures = _read_all(self.files[rows], self._form, "", lambda picture: picture)
+        shown = [put(in_8_bits(picture, self._ranges), picture.cover, self._paper) for picture in pictures]
+        return torch.from_numpy(np.stack(shown)) if shown else torch.zeros(0, *self.shape[1:]).byte()
+
+    def parts(self, start: int = 0) -> Iterator[Tensor]:
+        """All from a row on, a few at a time."""
+        return (self[at : at + AT_ONCE] for at in range(start, len(self), AT_ONCE))
+
+
+def _glance(picture: Picture) -> tuple[Picture, Sight | None]:
+    """What to know of a picture before it is shown; how it looks only of 8 bits."""
+    sight = seen(picture.pixels, picture.cover) if picture.depth == "8-bit" else None
+    return replace(picture, pixels=np.empty(0), cover=None), sight
+
+
+def _read_all(
+    files: Sequence[Path], form: tuple[int, int, bool], label: str, kept: Callable[[Picture], Kept]
+) -> list[Kept]:
+    """Of the picture in each file, what is kept of it. DataError with the names of all that cannot be read.
+
+    form: height, width, color. label: of the progress bar; without one there is none.
+    """
+    found: list[Kept] = []
     broken: list[str] = []
-    for file in progress(files, f"reading {label}", " pictures"):
+    for file in progress(files, f"reading {label}", " pictures") if label else files:
         try:
-            pictures.append(read_picture(file, height, width, color))
+            found.append(kept(read_picture(file, *form)))
         except (ValueError, OSError) as error:
             broken.append(f"{visible(file)} cannot be read as a picture ({visible(str(error))})")
     if broken:
         fix = "repair or remove it" if len(broken) == 1 else f"repair or remove all {len(broken)}"
         raise DataError(f"{'; '.join(broken[:5])}{'; …' if len(broken) > 5 else ''}: {fix}.")
-    pixels, scaled = to_8_bits(pictures, files)
-    pixels, laid = on_paper(pixels, [picture.cover for picture in pictures], files)
-    return torch.from_numpy(np.stack(pixels)), scaled + laid + _remarks(pictures, files)
+    return found
 
 
 def sides(size: int | str | Sequence[int]) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_lib.course import labelling, labelling_journal
+from fewshot_lib.course import labelling, labelling_inputs, labelling_journal
 from fewshot_lib.course.labelling_journal import alone
 
 from .helpers import CLASSES, read, run, write
@@ -28,7 +28,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("torn", [b"", b'10,"half a r'])
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_killed_in_the_middle_it_goes_on_where_it_stopped(model, tmp_path, monkeypatch, torn, ending):
-    monkeypatch.setattr(labelling, "CHUNK", 4)
+    monkeypatch.setattr(labelling_inputs.Texts, "chunk", 4)
     words = " ".join(CLASSES.values()).split()
     table = write(tmp_path / "new.csv", [["text"], *([f"{words[i % 8]} {i}"] for i in range(30))])
     run("predict", model, table, "--out", tmp_path / f"whole.{ending}")
@@ -59,7 +59,7 @@ def test_killed_in_the_middle_it_goes_on_where_it_stopped(model, tmp_path, monke
 def test_ctrl_c_says_how_many_rows_are_written_and_the_same_command_goes_on(
     model, tmp_path, monkeypatch, where
 ):
-    monkeypatch.setattr(labelling, "CHUNK", 4)
+    monkeypatch.setattr(labelling_inputs.Texts, "chunk", 4)
     table = write(tmp_path / "new.csv", [["text"], *([f"cheap {i}"] for i in range(9))])
     run("predict", model, table, "--out", tmp_path / "whole.csv")
     owner, name = {"answering": (labelling, "_answers"), "writing": (os, "fsync")}[where]
@@ -177,7 +177,10 @@ def test_where_files_cannot_be_locked_that_is_said(model, tmp_path, monkeypatch,
 @pytest.mark.slow
 def test_the_files_that_ship_from_training_to_labels_with_the_real_encoder(tmp_path):
     """Also killed for good, by the system, as soon as something is written."""
-    body = "from fewshot_lib.course import cli, labelling; labelling.CHUNK = 50; raise SystemExit(cli.main())"
+    body = (
+        "from fewshot_lib.course import cli, labelling_inputs\n"
+        "labelling_inputs.Texts.chunk = 50; raise SystemExit(cli.main())"
+    )
 
     def command(*arguments):
         return [sys.executable, "-c", body, *map(str, arguments)]

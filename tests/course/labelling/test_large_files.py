@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from fewshot_lib.course import labelling, labelling_inputs
+from fewshot_lib.course import labelling_inputs
 
 from .helpers import Bag, run, write
 
@@ -47,7 +47,7 @@ def test_texts_that_are_cut_are_counted_over_all_chunks(model, tmp_path, monkeyp
     rows = [["late " * (30 if i % 3 == 0 else 3)] for i in range(9)]
     table = write(tmp_path / "new.csv", [["text"], *rows])
     for chunk, said in ((100, "3 of 9 texts"), (4, "3 texts")):
-        monkeypatch.setattr(labelling, "CHUNK", chunk)
+        monkeypatch.setattr(labelling_inputs.Texts, "chunk", chunk)
         run("predict", model, table, "--out", tmp_path / f"{chunk}.csv")
         assert f"note: {said} are longer than 9 tokens" in capsys.readouterr().err
     run("evaluate", model, write(tmp_path / "test.csv", [["text", "label"], ["cheap " * 30, "price"]]))

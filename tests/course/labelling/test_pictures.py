@@ -2,6 +2,9 @@
 
 import pytest
 
+from fewshot_lib.course import labelling_inputs
+from fewshot_lib.data.own.pictures import PictureFiles
+
 from .helpers import read, run, write
 
 
@@ -34,3 +37,24 @@ def test_pictures_from_a_folder_to_a_labelled_file(pictures, model, tmp_path, ca
     (pictures / "broken.png").write_bytes(b"no")
     with pytest.raises(ValueError, match="broken.png cannot be read"):
         run("predict", tmp_path / "seen", pictures, "--out", tmp_path / "no.csv")
+
+
+def test_a_folder_is_labelled_a_few_pictures_at_a_time_and_gone_on_with(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("fewshot_lib.encoders.PhotoEncoder.installed", staticmethod(lambda: False))
+    run("fit", pictures, "--out", tmp_path / "seen", "--size", "6x8", "--color")
+    run("predict", tmp_path / "seen", pictures, "--out", tmp_path / "whole.csv")
+    monkeypatch.setattr("fewshot_lib.data.own.pictures.AT_ONCE", 2)
+    monkeypatch.setattr(labelling_inputs.Pictures, "chunk", 2)
+    read_a_part, parts = PictureFiles.__getitem__, []
+
+    def stopped(self, rows):
+        if parts.append(rows) or len(parts) == 4:
+            raise KeyboardInterrupt
+        return read_a_part(self, rows)
+
+    monkeypatch.setattr(PictureFiles, "__getitem__", stopped)
+    with pytest.raises(KeyboardInterrupt, match="Stopped after 6 of 12 rows"):
+        run("predict", tmp_path / "seen", pictures, "--out", tmp_path / "out.csv")
+    run("predict", tmp_path / "seen", pictures, "--out", tmp_path / "out.csv")
+    assert [(part.start, part.stop) for part in parts[4:]] == [(6, 8), (8, 10), (10, 12)]
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fewshot_lib.data.own.pictures import from_folder, read_pictures, sides
+from fewshot_lib.data.own.pictures import PictureFiles, from_folder, read_pictures, sides
 from fewshot_lib.data.reporting import DataError
 
 ALL = {"test": 1.0}
@@ -175,3 +175,31 @@ def test_pictures_come_in_the_order_of_their_files(folder):
     images, notes = read_pictures(files, 5, 6)
     assert images.shape == (2, 1, 5, 6) and notes == []
     assert images[0, 0].float().mean(1).argmax() == 2 and images[1, 0].float().mean(1).argmax() == 0
+
+
+def test_many_files_are_read_a_few_at_a_time_and_shown_like_all_at_once(tmp_path, monkeypatch):
+    """Of any depth, also where the paper under transparent ones is chosen by all of them."""
+    rng = np.random.default_rng(0)
+    for i in range(5):
+        Image.fromarray(rng.integers(0, 256, (9, 7, 3)).astype(np.uint8)).save(tmp_path / f"{i}.png")
+        grey = rng.integers(300, 4000, (8, 8)) + 1000 * i
+        Image.fromarray(grey.astype(np.uint16)).save(tmp_path / f"deep{i}.png")
+        white = np.full((6, 6, 4), 255, np.uint8)
+        white[..., 3] = rng.integers(0, 2, (6, 6)) * 255
+        Image.fromarray(white).save(tmp_path / f"white{i}.png")
+    Image.new("L", (3, 3), 0).save(tmp_path / "blank.png")
+    files = sorted(tmp_path.iterdir())
+    for color in (False, True):
+        expected, notes = read_pictures(files, 6, 5, color)
+        lazily = PictureFiles(files, 6, 5, color)
+        assert lazily.notes == notes and len(notes) == 4 and lazily.shape == expected.shape
+        assert len(lazily) == len(files) and len(lazily[:0]) == 0
+        monkeypatch.setattr("fewshot_lib.data.own.pictures.AT_ONCE", 3)
+        assert torch.equal(torch.cat([*lazily.parts()]), expected)
+        assert torch.equal(torch.cat([*lazily.parts(4)]), expected[4:])
+        assert [len(part) for part in lazily.parts()] == [3, 3, 3, 3, 3, 1]
+    (tmp_path / "0.png").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"0\.png cannot be read as a picture"):
+        next(lazily.parts())
+    with pytest.raises(DataError, match=r"0\.png cannot be read as a picture .*: repair or remove it"):
+        PictureFiles(files, 6, 5)

@@ -58,7 +58,7 @@ def read(content, name, **options):
         path = Path(folder, name)
         path.write_bytes(content)
         split = {"split": {"test": 1.0}}
-        to_label = [row.given for row in Texts.of(path, "text", options.get("encoding"))]
+        to_label = [row.given for row in Texts.of(path, "text", options.get("encoding")).rows()]
         return read_table(path, **options), from_table(path, **options, **split), to_label
 
 
@@ -112,10 +112,10 @@ def test_every_field_of_every_row_stays_as_it_stands(rows, separator, quoting, e
         path, again = Path(folder, "x.csv"), Path(folder, "again.csv")
         path.write_bytes(file.getvalue().encode(encoding))
         given = Texts.of(path, None, None)
-        assert (given.header, [row.fields for row in given]) == (names, rows)
+        assert (given.header, [row.fields for row in given.rows()]) == (names, rows)
         form = format_of(again, names, [], given.schema)
-        again.write_bytes(form.start() + form.rows([row.fields for row in given]))
-        assert [row.fields for row in Texts.of(again, None, None)] == rows
+        again.write_bytes(form.start() + form.rows([row.fields for row in given.rows()]))
+        assert [row.fields for row in Texts.of(again, None, None).rows()] == rows
 
 
 @many
@@ -142,7 +142,7 @@ def can_be_labelled_or_is_refused(path, encoding):
     """What ``predict`` does with a file: every row is read, and written in every format."""
     with contextlib.suppress(DataError):
         given = Texts.of(path, None, encoding)
-        rows = [row.fields for row in given]
+        rows = [row.fields for row in given.rows()]
         assert {len(fields) for fields in rows} <= {len(given.header)}
         for ending in (".csv", ".jsonl", ".parquet"):
             form = format_of(path.with_suffix(ending), given.header, [], given.schema)
