@@ -1,7 +1,7 @@
-"""Chapter 07: pictures of episode graphs, of what class nodes collect, and of where a graph pays."""
+"""Chapter 07: pictures of episode graphs and of what class nodes collect; a contest of where a graph pays."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass, replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -9,10 +9,10 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewshot_lib import prototypes
-from fewshot_lib.core import EpisodeResults, compare_paired
+from fewshot_lib.core import EpisodeResults, Episodes, PairedDifference, compare_paired, evaluate, over_seeds
 from fewshot_lib.course import needs
 from fewshot_lib.course.lesson import Lesson
 from fewshot_lib.course.plots import COLOURS, MARKERS, band_plot
@@ -46,11 +46,12 @@ WORDS = {
         "different orders.",
     },
     "reach": {
-        "alt": "Which node's features reach which other node after one and after several layers, inductive "
-        "and transductive.",
-        "caption": "Dark: the row's features reach the column's node. What to notice: in the inductive "
-        "graph the rows of the queries stay empty but for themselves, however many layers there are. That "
-        "is the whole proof.",
+        "alt": "Which node hears which other node after one and after several layers, inductive and "
+        "transductive.",
+        "caption": "Dark: the row's node hears, over one edge or several, what the column's node holds. What "
+        "to notice: with transductive = False the columns of the queries are empty but for the queries "
+        "themselves, however many layers there are. That is the whole proof. With True everybody hears "
+        "everybody from the second layer on.",
     },
     "rounds": {
         "alt": "Three vectors and the class node c in the plane, in three panels. The arrow of the odd "
@@ -66,18 +67,18 @@ WORDS = {
     },
     "curves": {
         "alt": "Accuracy on training and on validation classes during training, a panel for each family.",
-        "caption": "Bands: 95 % intervals over episodes. A gap that opens is what was learned about these "
-        "classes, and about no others.",
+        "caption": "One training each; bands: 95 % intervals over episodes. A gap that opens is what was "
+        "learned about these classes, and about no others.",
     },
     "regimes": {
         "alt": "Points of accuracy over names as examples, with intervals, of all methods in each situation.",
-        "caption": "Test classes, one scale. Dashed: names as examples in that situation. Intervals are "
-        "over test episodes; the network is the mean of its trainings.",
+        "caption": "Test classes, one scale. Dashed: names as examples in that situation. The network is the "
+        "mean of its trainings; all intervals are over test episodes.",
     },
     "loudness": {
         "alt": "Histograms of the weights of right and of wrong examples in their class, in both rounds.",
-        "caption": "Validation classes. 1: as loud as at the start. Wrong and right examples are told apart "
-        "by how they lie to each other and to the name, by nothing else.",
+        "caption": "Validation classes. Dashed: as loud as at the start, before the first round. Wrong and "
+        "right examples are told apart by how they lie to each other and to the names, by nothing else.",
     },
     "stepping stone": {
         "alt": "Two class nodes, an unlabelled example u and a query q as arrows in the plane, before and "
@@ -102,6 +103,106 @@ def prepare(lesson: Lesson, dataset: ClassDataset) -> tuple[Tensor, Tensor | Non
     n_query = needs.training_queries(dataset, lesson.n_shot, lesson.n_query)
     prototypes.train_prototypical(network, dataset, n_steps, n_way=n_way, n_query=n_query, seed=lesson.seed)
     return prototypes.centred(dataset, encode(network, dataset.inputs))
+
+
+Change = Callable[..., Tensor]  # (method, support, query, names, query_mask) -> logits (E, M, N)
+
+
+class Inside(nn.Module):
+    """A few-shot method inside a situation: it sees an episode only after ``change``."""
+
+    def __init__(self, method: Any, change: Change, uses_names: bool = True) -> None:
+        super().__init__()
+        self.method, self.change = method, change
+        self.name, self.transductive, self.uses_names = method.name, method.transductive, uses_names
+
+    def forward(
+        self,
+        support: Tensor,
+        query: Tensor,
+        names: Tensor | None = None,
+        support_mask: Tensor | None = None,
+        query_mask: Tensor | None = None,
+    ) -> Tensor:
+        return self.change(self.method, support, query, names, query_mask)
+
+
+class Contest:
+    """Trained networks against methods that need no training, in one situation after the other.
+
+    results: situation -> method -> what it reaches on test classes, the network's last, (trainings, E).
+    chosen: (situation, opponent) -> the opponent with the settings that were best on validation classes.
+    gains: situation -> the networks' mean against the opponent that is best on the test episodes.
+    """
+
+    def __init__(
+        self, lesson: Lesson, dataset: ClassDataset, features: Tensor, names: Tensor | None, n_validation: int
+    ) -> None:
+        self.lesson, self.dataset, self.n_validation = lesson, dataset, n_validation
+        self.features, self.names = features, names
+        self.results: dict[str, dict[str, EpisodeResults]] = {}
+        self.chosen: dict[tuple[str, str], Any] = {}
+        self.gains: dict[str, PairedDifference] = {}
+        self._tuned: list[tuple[str, str]] = []
+
+    def measured(self, methods: Sequence[Any], episodes: Episodes) -> EpisodeResults:
+        """The accuracy of one method, or of the networks of all trainings."""
+        return over_seeds(
+            [evaluate(each, episodes, self.features, 100, names=self.names) for each in methods]
+        )
+
+    def hold(
+        self,
+        situation: str,
+        networks: Sequence[Inside],
+        deal: Callable[[str, int], Episodes],
+        grids: Mapping[str, Sequence[Any]],
+        **facts: Any,
+    ) -> str:
+        """All methods in one situation; its result in a sentence.
+
+        deal: (split, number) -> episodes. grids: opponent -> the methods among which validation classes
+        choose. facts: of all results, where the situation has changed them (n_shot=1).
+        """
+        validation, test = deal("val", self.n_validation), deal("test", self.lesson.n_episodes)
+        change, uses_names = networks[0].change, networks[0].uses_names
+        found = {}
+        for name, grid in grids.items():
+            rivals = [Inside(method, change, uses_names) for method in grid]
+            best = rivals[0]
+            if len(rivals) > 1:
+                best = max(rivals, key=lambda rival: self.measured([rival], validation).mean)
+                self._tuned.append((situation, name))
+            found[name] = replace(self.measured([best], test), method=name, **facts)
+            self.chosen[situation, name] = best.method
+        ours = replace(self.measured(networks, test), **facts)
+        self.results[situation] = found | {ours.method: ours}
+        best_rival = max(found.values(), key=lambda result: result.mean)
+        self.gains[situation] = gain = lead(ours, best_rival)
+        title = f"{ours.method} − {best_rival.method}, {situation}"
+        self.lesson.record(title, gain, dataset=self.dataset, note=f"mean of {ours.n_seeds} trainings")
+        single = 100 * (ours.accuracies - best_rival.accuracies).mean(1)
+        return (
+            f"**{situation}**: {', '.join(f'{each.method} {each.mean:.1%}' for each in found.values())}; "
+            f"{ours.method} {ours.mean:.1%}, **{gain.verdict}** {best_rival.method}: {gain.in_words}; "
+            f"single trainings {single.min():+.1f} to {single.max():+.1f}."
+        )
+
+    def settings(self) -> str:
+        """What was chosen among several, as a table in Markdown."""
+        rows = [f"| {' | '.join(where)} | {_settings(self.chosen[where])} |" for where in self._tuned]
+        return "\n".join(["| situation | opponent | settings |", "|---|---|---|", *rows])
+
+
+def _settings(method: Any) -> str:
+    """The fields of a method that has some, else its name."""
+    return repr(method) if is_dataclass(method) else method.name
+
+
+def lead(networks: EpisodeResults, rival: EpisodeResults) -> PairedDifference:
+    """The paired gain of the mean of all trainings: its interval is over episodes."""
+    gain = compare_paired(networks, rival)
+    return replace(gain, accuracies=gain.accuracies.mean(0, keepdim=True))
 
 
 def in_words(member: NodeKind | Relation) -> str:
@@ -152,7 +253,7 @@ def graph_legend(ax: Axes, relations: tuple[Relation, ...], kinds: tuple[NodeKin
 
 
 def reach_figure(reaches: dict[str, Tensor], graph: EpisodeGraph) -> Figure:
-    """title -> reach (V, V) bool: who (row) reaches whom (column) in the first episode, kind by kind."""
+    """title -> reach (V, V) bool as of ``reaches``, for the first episode: the row listens to the column."""
     kinds = [kind for kind in NodeKind if graph.rows(kind).shape[1]]
     words, rows = list(map(in_words, kinds)), torch.cat([graph.rows(kind)[0] for kind in kinds])
     edges = torch.tensor([0, *(graph.rows(kind).shape[1] for kind in kinds)]).cumsum(0)
@@ -160,11 +261,11 @@ def reach_figure(reaches: dict[str, Tensor], graph: EpisodeGraph) -> Figure:
     size = (4 * len(reaches), 3.9)
     fig, axes = plt.subplots(1, len(reaches), figsize=size, layout="constrained", squeeze=False)
     for ax, (title, reach) in zip(axes[0], reaches.items(), strict=True):
-        ax.imshow(reach[rows][:, rows].float(), cmap="Greys", vmin=0, vmax=1.6, interpolation="nearest")
+        ax.imshow(reach[rows][:, rows].T.float(), cmap="Greys", vmin=0, vmax=1.6, interpolation="nearest")
         for edge in edges[1:-1].tolist():
             ax.axhline(edge - 0.5, color=COLOURS[4], linewidth=0.8)
             ax.axvline(edge - 0.5, color=COLOURS[4], linewidth=0.8)
-        ax.set(xticks=middle, yticks=middle, xlabel="is told by the row", ylabel="tells the column")
+        ax.set(xticks=middle, yticks=middle, xlabel="who is heard", ylabel="who listens")
         ax.set_xticklabels(words, fontsize=8, rotation=30, ha="right")
         ax.set_yticklabels(words, fontsize=8)
         ax.tick_params(length=0)
@@ -313,8 +414,7 @@ def regimes_figure(regimes: Mapping[str, Mapping[str, EpisodeResults]]) -> Figur
         )
         for name, result in others:
             row += 1
-            difference, ours = compare_paired(result, zero), "relational" in name
-            difference = replace(difference, accuracies=difference.accuracies.mean(0, keepdim=True))
+            difference, ours = lead(result, zero), "relational" in name
             style: dict[str, Any] = {
                 "color": COLOURS[0 if ours else 1],
                 "marker": MARKERS[0 if ours else 1],

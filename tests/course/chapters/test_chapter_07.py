@@ -1,12 +1,15 @@
-"""Pictures of episode graphs draw the nodes and edges that there are, and no others."""
+"""Pictures of episode graphs draw the nodes and edges that there are; a contest is fair to its opponents."""
+
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from fewshot_lib.core import EpisodeResults
+from fewshot_lib.core import EpisodeResults, EpisodeSampler, few_shot_method
 from fewshot_lib.course.chapters import chapter_07
 from fewshot_lib.graphs import NodeKind, Relation, episode_graph, reaches
+from fewshot_lib.prototypes import cosine_prototypes
 
 
 @pytest.fixture
@@ -28,12 +31,12 @@ def test_an_episode_has_a_mark_for_every_node_and_an_arrow_for_every_edge(graph,
     assert len({tuple(line.get_xydata()[0]) for line in ax.lines}) == len(ax.lines)  # each at its own place
 
 
-def test_a_reach_map_has_a_row_for_every_node_kind_by_kind(graph):
+def test_a_reach_map_has_a_row_for_every_listener_and_a_column_for_every_node_that_is_heard(graph):
     fig = chapter_07.reach_figure({"one": reaches(graph, 1), "any": reaches(graph)}, graph)
     for ax, n_steps in zip(fig.axes, (1, None), strict=True):
         rows = torch.cat([graph.rows(kind)[0] for kind in NodeKind])
         shown = torch.tensor(ax.images[0].get_array().tolist())
-        assert shown.bool().equal(reaches(graph, n_steps)[rows][:, rows])
+        assert shown.bool().T.equal(reaches(graph, n_steps)[rows][:, rows])
         words = [label.get_text() for label in ax.get_xticklabels()]
         assert words == list(map(chapter_07.in_words, NodeKind))
 
@@ -113,3 +116,58 @@ def test_wrong_and_right_examples_have_a_histogram_each():
         "right label",
     ]
     plt.close("all")
+
+
+def noisy_prototypes(noise):
+    """Prototypes of queries that are blurred: the more, the worse."""
+
+    @few_shot_method(f"noise {noise}", transductive=False)
+    def method(support, query, names):
+        blur = torch.randn(query.shape, generator=torch.Generator().manual_seed(0))
+        return cosine_prototypes(support, query + noise * blur)
+
+    return method
+
+
+def one_situation(grids):
+    """A contest on 6 classes, one in two of them a validation class, after its only situation."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(6).repeat_interleave(10)
+    features = torch.eye(6)[labels] + 0.4 * torch.randn(60, 6, generator=generator)
+    classes = {"val": torch.tensor([0, 2, 4]), "test": torch.tensor([1, 3, 5])}
+    recorded = []
+    lesson = SimpleNamespace(n_episodes=30, record=lambda *row, **facts: recorded.append(row))
+    contest = chapter_07.Contest(lesson, None, features, None, n_validation=20)
+    nets = [chapter_07.Inside(noisy_prototypes(noise), alone, uses_names=False) for noise in (0.2, 0.3)]
+    for net in nets:
+        net.name = "relational"
+
+    def deal(split, number):
+        return EpisodeSampler(labels, classes[split], 3, 1, 5, 0).sample(number)
+
+    return contest, contest.hold("here", nets, deal, grids, n_query=4), recorded
+
+
+def alone(method, support, query, names, query_mask):
+    return method(support, query, names)
+
+
+def test_an_opponent_competes_with_the_settings_that_are_best_on_validation_classes():
+    good, bad = noisy_prototypes(0.1), noisy_prototypes(3.0)
+    contest, said, recorded = one_situation({"tuned": [bad, good, bad], "fixed": [bad]})
+    assert contest.chosen == {("here", "tuned"): good, ("here", "fixed"): bad}
+    assert contest.settings().splitlines()[2:] == ["| here | tuned | noise 0.1 |"]  # the other had no choice
+    results = contest.results["here"]
+    assert list(results) == ["tuned", "fixed", "relational"] and {r.n_query for r in results.values()} == {4}
+    assert results["tuned"].mean > results["fixed"].mean
+    assert contest.gains["here"].against == "tuned" and recorded[0][0] == "relational − tuned, here"
+    assert "**here**" in said and contest.gains["here"].verdict in said
+
+
+def test_the_lead_of_several_trainings_has_an_interval_over_episodes():
+    contest, _, _ = one_situation({"fixed": [noisy_prototypes(1.0)]})
+    ours, rival = contest.results["here"]["relational"], contest.results["here"]["fixed"]
+    gain = contest.gains["here"]
+    assert (ours.n_seeds, gain.n_seeds, gain.n_episodes) == (2, 1, 30)
+    over_episodes = (ours.accuracies.mean(0) - rival.accuracies[0]).std().item() / 30**0.5
+    assert gain.ci95 == pytest.approx(2.045 * over_episodes, rel=1e-3)  # Student's t, 29 degrees of freedom
