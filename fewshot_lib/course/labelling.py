@@ -27,8 +27,9 @@ from fewshot_lib import data
 from fewshot_lib.core import whole_number
 from fewshot_lib.course.labelling_formats import format_of, written
 from fewshot_lib.course.labelling_inputs import Pictures, Row, Texts, Unlabelled
-from fewshot_lib.course.labelling_journal import Journal, alone, belonging, refuse_existing
+from fewshot_lib.course.labelling_journal import Journal, alone, belonging, need_place, refuse_existing
 from fewshot_lib.data.cache import atomic_write
+from fewshot_lib.data.own.columns import shown
 from fewshot_lib.data.own.labels import tidy
 from fewshot_lib.data.reporting import DataError, progress
 from fewshot_lib.data.sources import OPTIONS
@@ -102,6 +103,7 @@ def add_commands(commands: Any, data_options: Mapping[str, dict[str, Any]]) -> N
 def _fit(arguments: argparse.Namespace) -> bool:
     from fewshot_lib.classifier import FewShotClassifier, picture_form
 
+    need_place("--out", arguments.out)
     replaces = arguments.out.exists()
     if replaces:
         _need_replaceable(arguments.out)
@@ -110,6 +112,9 @@ def _fit(arguments: argparse.Namespace) -> bool:
         height, width, color = picture_form(None, arguments.size, arguments.color)
         form = {"size": (height, width), "color": color}
     inputs, labels = _labelled(arguments, **form)
+    if len(classes := set(labels)) < 2:
+        fix = "give examples of two or more"
+        raise DataError(f"{arguments.source} holds one class, {', '.join(map(shown, classes))}: {fix}.")
     method = "auto" if arguments.method == "auto" else None
     names = None if arguments.no_names else "auto"
     options = {name: getattr(arguments, name) for name in ("words", "max_tokens")}
@@ -264,8 +269,10 @@ def _suggest(arguments: argparse.Namespace) -> bool:
 def _evaluate(arguments: argparse.Namespace) -> bool:
     from fewshot_lib.course.labelling_report import Report
 
-    if arguments.report is not None and not _is_report(arguments.report):
-        raise ValueError(f"`--report {arguments.report}` exists and is no report: name another file.")
+    if arguments.report is not None:
+        need_place("--report", arguments.report)
+        if not _is_report(arguments.report):
+            raise ValueError(f"`--report {arguments.report}` exists and is no report: name another file.")
     classifier = _load(arguments.model)
     _need_kind(arguments, classifier, Path(arguments.source))
     inputs, labels = _labelled(arguments, **_picture_options(classifier))

@@ -181,6 +181,8 @@ def _names(path: Path, source: Text) -> tuple[list[str], str]:
     """The names of all fields of all rows of a JSON table, in the order in which they come up; the unit."""
     rows, unit = json_tables.objects(path, source)
     names = dict.fromkeys(chain.from_iterable(row for _, row in rows))
+    if not names:
+        raise DataError(f'{path} holds no rows with names: write one object a line, such as {{"text": …}}.')
     if len(names) > MOST_COLUMNS:
         raise DataError(f"{path}: {len(names):,} names of fields: this is no table of texts.")
     return list(names), unit

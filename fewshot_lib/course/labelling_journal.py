@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -34,9 +35,23 @@ else:
 
 
 def refuse_existing(path: Path) -> None:
-    """ValueError where the file to be written is there already."""
+    """ValueError where the file to be written is there already, or none can be."""
+    need_place("--out", path)
     if path.exists():
         raise ValueError(f"`--out {path}` exists: name another file, or remove it. Nothing is overwritten.")
+
+
+def need_place(option: str, path: Path) -> None:
+    """ValueError where no file or folder of this name can be made: before hours of work, not after them."""
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(f"{path.name}.part.lock").lstat()  # its name may be too long, or a file above it
+        above = next(place for place in (path.absolute(), *path.absolute().parents) if place.is_dir())
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        why = f"{path.parent}: {error.strerror}"
+        raise ValueError(f"`{option} {path}` cannot be written ({why}): name another place.") from None
 
 
 @contextlib.contextmanager

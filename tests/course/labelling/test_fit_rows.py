@@ -20,6 +20,12 @@ def test_rows_without_text_or_label_are_left_out_where_that_is_asked_for(bag, tm
     assert (tmp_path / "model" / "classifier.json").exists()
 
 
+def test_one_class_is_none_to_choose_from(bag, tmp_path):
+    table = write(tmp_path / "train.csv", [["text", "label"], ["cheap", "price"], ["dear", "price"]])
+    with pytest.raises(ValueError, match=r"train.csv holds one class, 'price': give examples of two or more"):
+        run("fit", table, "--out", tmp_path / "model")
+
+
 def test_texts_are_cut_where_that_is_asked_for(bag, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(inputs, "text_encoder", lambda source, max_tokens: asked.append(max_tokens) or Bag())

@@ -24,6 +24,8 @@ from .helpers import read, run
         (b'[{"text": "a"}, 7]', [], "line 1: not a JSON object"),
         (b'{"text": ["a", "b"], "id": [1]}', [], "not a table of equally long columns"),
         (b'{"columns": ["text"], "data": [["a", "b"]]}', [], "row 1: not a JSON object but an array"),
+        (b"[]", [], r"holds no rows with names: write one object a line"),
+        (b"{}\n{}\n", [], r"holds no rows with names: write one object a line"),
         (b"PAR1", [], "is no whole parquet file"),
         (b"PK\x03\x04", [], "Excel"),
         (b'text\n"open\n', [], "must be quoted whole"),
