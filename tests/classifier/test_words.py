@@ -44,7 +44,8 @@ def test_they_are_the_tfidf_of_scikit_learn_where_all_pieces_are_known():
     assert ours(ids_of(TEXTS))[:, -1].count_nonzero() == 0
     known = [text for text in NEW if set(pieces(text)) <= set(theirs.vocabulary_)]
     assert len(known) == 2
-    assert_allclose(ours(ids_of(known))[:, :-1].numpy(), theirs.transform(known).toarray()[:, order], atol=1e-6)
+    expected = theirs.transform(known).toarray()[:, order]
+    assert_allclose(ours(ids_of(known))[:, :-1].numpy(), expected, atol=1e-6)
 
 
 def test_what_is_unknown_shares_a_column_that_holds_its_length():
@@ -205,7 +206,7 @@ def test_the_more_of_a_text_is_unknown_the_less_familiar_it_is():
     clf = FewShotClassifier().fit(TEXTS, LABELS)
     features = clf._encode(["the card is late"]).repeat(4, 1)
     d = features.shape[1] - clf.encoder_.words.width
-    for row, share in enumerate((0.3, 0.6, 0.9), 1):  # of the words' length, the encoder's part being the same
+    for row, share in enumerate((0.3, 0.6, 0.9), 1):  # of the words' length; the encoder's part is the same
         features[row, d:-1] *= (1 - share**2) ** 0.5
         features[row, -1] = share * words.WEIGHT
     centres = class_centres(clf.support_, clf.mask_, clf.name_features_)
