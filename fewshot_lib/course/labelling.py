@@ -101,9 +101,14 @@ def add_commands(commands: Any, data_options: Mapping[str, dict[str, Any]]) -> N
 
 
 def _fit(arguments: argparse.Namespace) -> bool:
+    need_place("--out", arguments.out)
+    with alone(arguments.out):
+        return _fit_alone(arguments)
+
+
+def _fit_alone(arguments: argparse.Namespace) -> bool:
     from fewshot_lib.classifier import FewShotClassifier, picture_form
 
-    need_place("--out", arguments.out)
     replaces = arguments.out.exists()
     if replaces:
         _need_replaceable(arguments.out)
@@ -255,6 +260,7 @@ def _suggest(arguments: argparse.Namespace) -> bool:
         print(places[index])
     if form is not None:
         with alone(arguments.out):
+            refuse_existing(arguments.out)  # it may have come meanwhile
             journal = Journal(arguments.out, belonging(arguments.model, [*given.key, arguments.n]), form)
             if not journal.resume():
                 journal.append([[*rows[index], None] for index in chosen])
@@ -379,6 +385,7 @@ def _predict(arguments: argparse.Namespace) -> bool:
     form = format_of(arguments.out, names, [label, "float64", "string"], given.schema)
     reject = arguments.reject if len(classifier.held_out_) else None
     with alone(arguments.out):
+        refuse_existing(arguments.out)  # it may have come meanwhile
         filled, empty = given.count()  # all are well-formed before one is answered
         options = [arguments.reject, arguments.bfloat16]
         journal = Journal(arguments.out, belonging(arguments.model, [*given.key, *options]), form)

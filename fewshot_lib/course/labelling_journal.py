@@ -56,7 +56,7 @@ def need_place(option: str, path: Path) -> None:
 
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Inside, no other command writes this file. ValueError where one is writing it, or has written it.
+    """Inside, no other command writes this file or folder. ValueError where one is writing it.
 
     The system locks ``NAME.part.lock`` for this process, and frees it when the process dies, however it dies.
     """
@@ -64,10 +64,9 @@ def alone(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("ab") as file:
         if not _holds(file, lock):
-            fix = "wait until it has ended, or name another file"
-            raise ValueError(f"Another `predict` or `suggest` is writing `--out {path}`: {fix}.")
+            fix = "wait until it has ended, or name another place"
+            raise ValueError(f"Another command is writing `--out {path}`: {fix}.")
         try:
-            refuse_existing(path)
             yield
         finally:
             _release(file, lock)

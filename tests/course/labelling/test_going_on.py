@@ -125,12 +125,23 @@ def test_of_two_that_write_one_file_the_second_is_refused(model, tmp_path, comma
     with alone(tmp_path / "out.csv"):
         run(command, model, table, "--out", tmp_path / "other.csv")
         before = sorted(tmp_path.iterdir())
-        with pytest.raises(ValueError, match=r"Another `predict` or `suggest` is writing .*out\.csv"):
+        with pytest.raises(ValueError, match=r"Another command is writing .*out\.csv"):
             run(command, model, table, "--out", tmp_path / "out.csv")
         assert sorted(tmp_path.iterdir()) == before
     run(command, model, table, "--out", tmp_path / "out.csv")
-    with pytest.raises(ValueError, match="exists: name another file"), alone(tmp_path / "out.csv"):
-        pass
+    with pytest.raises(ValueError, match="exists: name another file"):
+        run(command, model, table, "--out", tmp_path / "out.csv")
+    assert not [file.name for file in tmp_path.iterdir() if ".part" in file.name]
+
+
+def test_of_two_that_learn_into_one_folder_the_second_is_refused(model, tmp_path):
+    table = write(tmp_path / "few.csv", [["text", "label"], ["cheap", "price"], ["late", "parcel"]])
+    before = (model / "classifier.json").read_bytes()
+    with alone(model), pytest.raises(ValueError, match=r"Another command is writing .*model"):
+        run("fit", table, "--out", model)
+    assert (model / "classifier.json").read_bytes() == before
+    run("fit", table, "--out", model)
+    assert (model / "classifier.json").read_bytes() != before
     assert not [file.name for file in tmp_path.iterdir() if ".part" in file.name]
 
 
