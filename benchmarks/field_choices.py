@@ -15,9 +15,7 @@ What was measured is a line of ``--out`` each and is not measured again; the pag
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
-import io
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +26,8 @@ import torch
 from field_rows import BASELINE, ROWS, Trained
 
 from fewshot_lib.core import Method, bfloat16_asked, compare_paired, evaluate, pick_device
+from fewshot_lib.course.records import csv_table
+from fewshot_lib.course.results import read_lines
 from fewshot_lib.course.results_page import ENCODERS, IN_README
 from fewshot_lib.course.results_rows import FOUR, SHOTS, markdown
 from fewshot_lib.course.results_short import deviation_of_mean, over_choices
@@ -68,20 +68,13 @@ def measure(name: str, choice: int, rows: Sequence[str]) -> Iterator[dict[str, s
 
 def read(path: Path) -> list[dict[str, str]]:
     """The lines that are there."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return read_lines(path) if path.is_file() else []
 
 
 def write(path: Path, lines: Sequence[Line]) -> None:
     """Whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
     with atomic_write(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+        temporary.write_text(csv_table(lines, COLUMNS), encoding="utf-8")
 
 
 def deviations(lines: Sequence[Line], row: str, n_shot: int, what: str = "mean") -> tuple[float, float]:

@@ -5,7 +5,6 @@ What is found is computed from the table, settings come from the program and fro
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from metaprompting_rows import (
     TRAIN_QUERIES,
 )
 
+from fewshot_lib.course.results import read_lines
 from fewshot_lib.course.results_page import folded, prompt_rows
 from fewshot_lib.course.results_rows import SHOTS, markdown
 from fewshot_lib.data.cache import load_tensors
@@ -34,8 +34,7 @@ Line = dict[str, str]
 
 def page(before: str, table: Path) -> str:
     """The page anew; before: as it is, for its notes."""
-    with table.open(newline="", encoding="utf-8") as file:
-        lines = list(csv.DictReader(file))
+    lines = read_lines(table)
     notes = before[before.index(BEGIN) : before.index(END) + len(END)]
     parts = [
         "# MetaPrompting on the published text sets",

@@ -56,6 +56,7 @@ from transformers import BatchEncoding
 
 from fewshot_lib import data
 from fewshot_lib.classifier import FewShotClassifier
+from fewshot_lib.core import half_width
 from fewshot_lib.encoders import TextEncoder, encode, tokenise, tokens_of
 from fewshot_lib.encoders.text import minilm_path
 
@@ -253,36 +254,48 @@ def results(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
+Fits = dict[tuple, dict[str, Any]]  # (data set, shots, draw, method, precision) -> a line of the results
+
+
+def in_both(found: Fits) -> Iterator[tuple[str, int, dict[int, Any], dict[int, Any], list[int], list[float]]]:
+    """Set, examples, fits of the default and of SetFit by draw, draws of both, what the default is ahead."""
+    for name, n_shot in sorted({key[:2] for key in found}):
+        ours, theirs = (of(found, name, n_shot, *kind) for kind in ((DEFAULT, "float32"), (SETFIT, None)))
+        draws = sorted(ours.keys() & theirs.keys())
+        if len(draws) > 1:  # one has no interval
+            ahead = [ours[d]["accuracy"] - theirs[d]["accuracy"] for d in draws]
+            yield name, n_shot, ours, theirs, draws, ahead
+
+
+def by_key(rows: list[dict[str, Any]]) -> Fits:
+    """The lines of the results, each by what it is of."""
+    return {(r["dataset"], r["shots"], r["draw"], r["method"], r["precision"]): r for r in rows}
+
+
 def tables(rows: list[dict[str, Any]]) -> Iterator[str]:
     """The lines of the page."""
-    found = {(r["dataset"], r["shots"], r["draw"], r["method"], r["precision"]): r for r in rows}
+    found = by_key(rows)
     head = ["data set", "examples", "draws", "default", "SetFit", "difference", "SetFit in"]
     head += ["fit, default", "fit, SetFit", "ratio"]
     yield f"| {' | '.join(head)} |"
     yield "|---" * len(head) + "|"
-    for name, n_shot in sorted({(r["dataset"], r["shots"]) for r in rows}):
-        ours, theirs = (of(found, name, n_shot, *kind) for kind in ((DEFAULT, "float32"), (SETFIT, None)))
-        draws = sorted(ours.keys() & theirs.keys())
-        if len(draws) > 1:  # one has no interval
-            accuracies = [[each[d]["accuracy"] for d in draws] for each in (ours, theirs)]
-            difference = interval([a - b for a, b in zip(*accuracies, strict=True)])
-            cells = [name, n_shot, len(draws), *(interval(a) for a in accuracies), difference]
-            on_cpu = {used: of(found, name, n_shot, SETFIT, used) for used in ("float32", "bfloat16")}
-            used = next(filter(on_cpu.get, on_cpu), "")
-            cells += [ways(theirs, draws), *times(ours, on_cpu.get(used, {}), used)]
-            yield f"| {' | '.join(map(str, cells))} |"
+    for name, n_shot, ours, theirs, draws, ahead in in_both(found):
+        accuracies = [interval([each[d]["accuracy"] for d in draws]) for each in (ours, theirs)]
+        cells = [name, n_shot, len(draws), *accuracies, interval(ahead)]
+        on_cpu = {used: of(found, name, n_shot, SETFIT, used) for used in ("float32", "bfloat16")}
+        used = next(filter(on_cpu.get, on_cpu), "")
+        cells += [ways(theirs, draws), *times(ours, on_cpu.get(used, {}), used)]
+        yield f"| {' | '.join(map(str, cells))} |"
     yield from precisions(found)
 
 
 def finding(rows: list[dict[str, Any]]) -> str:
     """Where the default is ahead of SetFit, at 95 %, and where not."""
     where: dict[str, dict[str, list[str]]] = {"ahead": {}, "not told apart": {}, "behind": {}}
-    for line in tables(rows):
-        cells = [cell.strip() for cell in line.split("|")[1:-1]]
-        if len(cells) > 5 and "±" in cells[5]:
-            mean, half = map(float, cells[5].split(" ± "))
-            kind = "not told apart" if abs(mean) <= half else "ahead" if mean > 0 else "behind"
-            where[kind].setdefault(cells[0], []).append(cells[1])
+    for name, n_shot, _, _, _, ahead in in_both(by_key(rows)):
+        mean, half = statistics.mean(ahead), float(half_width(torch.tensor(ahead, dtype=torch.float64)))
+        kind = "not told apart" if abs(mean) <= half else "ahead" if mean > 0 else "behind"
+        where[kind].setdefault(name, []).append(str(n_shot))
     told = []
     for kind, sets in where.items():
         each = "; ".join(f"{name} at {', '.join(shots)}" for name, shots in sets.items())

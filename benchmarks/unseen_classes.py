@@ -23,8 +23,6 @@ table, to ``--out``.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,6 +35,8 @@ from torch import Tensor, nn
 
 from fewshot_lib import data
 from fewshot_lib.core import half_width, seed_everything
+from fewshot_lib.course.records import csv_table
+from fewshot_lib.course.results import read_lines
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.data.cache import atomic_write
 from fewshot_lib.encoders import TextEncoder, extract_features
@@ -128,20 +128,13 @@ def cell(task: Task, head: str, n_steps: int, seed: int) -> list[Row]:
 
 def read(path: Path) -> list[Row]:
     """The rows that an earlier run left."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return read_lines(path) if path.is_file() else []
 
 
 def write(path: Path, rows: list[Row]) -> None:
     """All rows, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     with atomic_write(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+        temporary.write_text(csv_table(rows, COLUMNS), encoding="utf-8")
 
 
 def table(rows: list[Row]) -> str:

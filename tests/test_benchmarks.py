@@ -329,11 +329,21 @@ def test_the_default_is_ahead_behind_or_not_told_apart(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     import setfit_peer
 
-    lines = [
-        f"| {name} | 2 | 9 | 1 | 1 | {d} |" for name, d in [("a", "3 ± 1"), ("b", "-3 ± 1"), ("c", "1 ± 2")]
+    ahead = {"a": (3.0, 3.1), "b": (-3.0, -3.1), "c": (1.0, -1.0), "d": (9.0,)}  # of d one draw: no interval
+    rows = [
+        {
+            "dataset": name,
+            "shots": 2,
+            "draw": draw,
+            "method": method,
+            "precision": "float32",
+            "accuracy": value,
+        }
+        for name, each in ahead.items()
+        for draw, points in enumerate(each)
+        for method, value in ((setfit_peer.DEFAULT, 50.0 + points), (setfit_peer.SETFIT, 50.0))
     ]
-    monkeypatch.setattr(setfit_peer, "tables", lambda rows: iter(["| data set |", "|---|", *lines]))
-    found = setfit_peer.finding([])
+    found = setfit_peer.finding(rows)
     assert "- ahead in 1: a at 2\n- not told apart in 1: c at 2\n- behind in 1: b at 2\n" in found
 
 

@@ -8,12 +8,12 @@ sources. A table may have gaps: what has no cell is "not run".
 """
 
 import csv
-import io
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fewshot_lib.course.records import csv_table
 from fewshot_lib.course.results_page import page, telling
 from fewshot_lib.course.results_rows import Cell
 from fewshot_lib.data.cache import atomic_write
@@ -99,11 +99,7 @@ def _typed(line: Mapping[str, str]) -> Cell:
 
 def csv_of(cells: Iterable[Cell]) -> str:
     """A line per cell, accuracies as fractions."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(cell | {name: f"{cell[name]:.6g}" for name in NUMBERS} for cell in cells)
-    return text.getvalue()
+    return csv_table([cell | {name: f"{cell[name]:.6g}" for name in NUMBERS} for cell in cells], COLUMNS)
 
 
 def read_lines(path: Path) -> list[dict[str, str]]:
