@@ -169,6 +169,8 @@ def kept(folder: Path, setfit: Path) -> dict[str, Found]:
             found[part] = Found(classifier.measure(setfit), "", "", 0.0, [])
         elif (path := folder / f"{part}.json").is_file():
             found[part] = Found(**json.loads(path.read_text(encoding="utf-8")))
+    if "laptop" in found:
+        found["laptop"] = found["laptop"]._replace(rows=laptop.with_seconds(found["laptop"].rows))
     return found
 
 
