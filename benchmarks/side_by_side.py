@@ -9,9 +9,9 @@ median of the rounds' ratios with their range. easyfsl, higher and torchopt are 
 into ``--peers``, and left out where there is none.
 
 A part that is finished is a file in ``--out``, by default among the results of the repository: what is there
-is not measured again, unless ``--again`` says so (an hour of CPU, half of it the notebooks in the profile
-laptop; what else the machine does changes the clock of the notebooks alone). The page is made of what is
-there, and says what is not; the fits beside SetFit are read anew each time.
+is not measured again, unless ``--again`` says so (half an hour of CPU; what else the machine does changes
+the clock of the notebooks alone). The page is made of what is there, and says what is not; the fits beside
+SetFit, and what the notebooks' recordings took, are read anew each time.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ PARTS = {
     "laptop": ("The notebooks, on a laptop", laptop),
 }
 PEERS = ("easyfsl", "higher", "torchopt")
+READ = ("classifier", "laptop")  # parts that were recorded elsewhere
 # part, by whom, in which rows: how many times as long as ours it is to take at least; why it may not
 TARGETS = (
     (
@@ -52,16 +53,16 @@ TARGETS = (
         "drawn and evaluated",
         20,
         "drawing, fetching the features and one product are most of what is left, see the row of that alone. "
-        "Tried: fewer episodes at a time where features are wide (kept)",
+        "Tried: fewer episodes at a time where features are wide; rows fetched by index_select; the lengths "
+        "of queries in one pass (all kept)",
     ),
     (
         "finetuning",
         "easyfsl",
         "",
         10,
-        "the matrix products alone are a large part of our time, the softmax over the ways another. Tried: "
-        "fewer episodes at a time (slower); a softmax along the other axis is quicker, but not taken, as it "
-        "changes last digits of recorded numbers",
+        "the matrix products alone are a large part of our time. Tried: fewer episodes at a time (slower); a "
+        "softmax along the other axis, and one for both entropies (kept)",
     ),
     ("prompts", "one by one, padded", "", 8, ""),
 )
@@ -165,12 +166,12 @@ def kept(folder: Path, setfit: Path) -> dict[str, Found]:
     """The parts that are there."""
     found = {}
     for part in PARTS:
-        if part == "classifier" and setfit.is_file():
+        if part == "laptop":
+            found[part] = Found(laptop.measure(), "", "", 0.0, [])
+        elif part == "classifier" and setfit.is_file():
             found[part] = Found(classifier.measure(setfit), "", "", 0.0, [])
         elif (path := folder / f"{part}.json").is_file():
             found[part] = Found(**json.loads(path.read_text(encoding="utf-8")))
-    if "laptop" in found:
-        found["laptop"] = found["laptop"]._replace(rows=laptop.with_seconds(found["laptop"].rows))
     return found
 
 
@@ -190,7 +191,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     there = set() if options.again else kept(options.out, options.setfit).keys()
-    missing = [part for part in options.parts if part not in there and part != "classifier"]
+    missing = [part for part in options.parts if part not in there and part not in READ]
     if missing:
         peers.fetch(options.peers)
     for part in missing:

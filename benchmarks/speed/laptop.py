@@ -1,25 +1,23 @@
-"""Peak memory of every notebook in the profile ``laptop``, and the seconds that its recording took.
+"""Seconds and peak memory of every notebook in the profile ``laptop``, as they were recorded.
 
-The seconds are those of ``fewshot record``, which made the outputs that the notebooks come with, on 2 quiet
-cores (``notebooks/times.json``): memory can be measured on a busy machine, and time cannot.
+``fewshot record``, which made the outputs that the notebooks come with, kept both (``notebooks/times.json``),
+on 2 quiet cores. Memory is what all processes of a notebook had at one time.
 """
 
 from __future__ import annotations
 
-import json
+from speed.notebooks import ROOT, all_notebooks, name_of
 
-from speed.notebooks import ROOT, all_notebooks, name_of, run
+from fewshot_lib.course.running.times import load_costs
 
-HEAD = ["notebook", "laptop, s (recorded)", "laptop, peak MiB"]
-
-
-def measure(tiny: bool) -> list[list[str]]:
-    """Name and peak memory of each; tiny: of the first."""
-    notebooks = all_notebooks()[: 1 if tiny else None]
-    return [[name_of(each), f"{run(each, 'laptop', '--threads', '1')[1]:,.0f}"] for each in notebooks]
+HEAD = ["notebook", "laptop, s", "laptop, peak MiB"]
 
 
-def with_seconds(rows: list[list[str]]) -> list[list[str]]:
-    """The same, and what the recordings took, as it stands now."""
-    recorded = json.loads((ROOT / "notebooks" / "times.json").read_text(encoding="utf-8"))["laptop"]
-    return [[name, str(recorded.get(name.split("/")[-1], "–")), peak] for name, peak in rows]
+def measure() -> list[list[str]]:
+    """A row for each."""
+    costs = load_costs(ROOT / "notebooks")["laptop"]
+    return [
+        [name_of(each), f"{costs[each.stem]['seconds']}", f"{costs[each.stem]['peak_mib']:,}"]
+        for each in all_notebooks()
+        if each.stem in costs
+    ]

@@ -164,7 +164,7 @@ def features_of(encoder: nn.Module, inputs: list[str] | Tensor | PictureFiles, l
     """Features (n, d) float32 on the CPU; label: of the progress bar."""
     if isinstance(inputs, PictureFiles):
         return torch.cat([features_of(encoder, part) for part in inputs.parts()])
-    return encode(encoder, inputs, batch_size=64, label=label).float().cpu()
+    return encode(encoder, inputs, label=label).float().cpu()
 
 
 def _are_paths(values: Sequence) -> bool:

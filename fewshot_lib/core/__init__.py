@@ -31,7 +31,7 @@ from fewshot_lib.core.distributed import (
     processes,
     start_alike,
 )
-from fewshot_lib.core.episodes import Episodes, EpisodeSampler, shot_range, with_fewer_queries
+from fewshot_lib.core.episodes import Episodes, EpisodeSampler, look_up, shot_range, with_fewer_queries
 from fewshot_lib.core.evaluation import (
     EpisodeResults,
     Method,

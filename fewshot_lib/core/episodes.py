@@ -237,6 +237,11 @@ class EpisodeSampler:
         self.generator.set_state(state["generator"])
 
 
+def look_up(values: Tensor, rows: Tensor) -> Tensor:
+    """values (n, ...), row numbers of any shape -> values[rows], in a fraction of its time on a CPU."""
+    return values.index_select(0, rows.flatten()).reshape(rows.shape + values.shape[1:])
+
+
 def shot_range(n_shot: int | tuple[int, int]) -> tuple[int, int]:
     """A number of shots, or a (lowest, highest) range of them, as a range."""
     shots = tuple(n_shot) if isinstance(n_shot, (tuple, list)) else (n_shot, n_shot)

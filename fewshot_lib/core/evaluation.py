@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fewshot_lib.core.checks import check_supports, feature_rows, numbers, whole_number
-from fewshot_lib.core.episodes import Episodes
+from fewshot_lib.core.episodes import Episodes, look_up
 
 MATTERS = 0.005  # the smallest difference of two accuracies that anybody would act on
 
@@ -209,7 +209,7 @@ def evaluate(
             extra["query_mask"] = batch.query_mask  # queries that were left out must not take part
         if used_names is not None:
             extra["names"] = used_names[batch.classes]
-        logits = _answers(method, features[batch.support], features[batch.query], extra)
+        logits = _answers(method, look_up(features, batch.support), look_up(features, batch.query), extra)
         _refuse_nan(method, logits, start)
         accuracies.append(accuracy_per_episode(logits, batch.query_labels, batch.query_mask))
     return EpisodeResults.of(torch.cat(accuracies), method, episodes)

@@ -26,7 +26,7 @@ from fewshot_lib.data.dataset import ClassDataset
 from fewshot_lib.data.reporting import shows_progress
 
 _PART = 2048  # examples per file of the feature cache: what an interruption can cost
-_VERSION = 2  # of what is computed here: raise it where the same encoder would give other features
+_VERSION = 3  # of what is computed here: raise it where the same encoder would give other features
 
 
 def encoder_fingerprint(encoder: nn.Module) -> str:
@@ -108,13 +108,14 @@ def _warn_of_cut(encoder: nn.Module, n: int, total: int) -> None:
     warn_of_cut(n, total, most, f"give the part of the texts that matters{fix}", 4)
 
 
-def encode(encoder: nn.Module, inputs: Any, batch_size: int = 256, label: str = "") -> Tensor:
+def encode(encoder: nn.Module, inputs: Any, batch_size: int | None = None, label: str = "") -> Tensor:
     """Features (n, d) of all inputs in evaluation mode, on the encoder's device; no cache.
 
     inputs: a tensor (n, ...), n texts, or an array or a pandas column of them. Warns of texts that are cut.
-    label: of the progress bar; without one there is none.
+    batch_size: None takes 32 on a CPU, 256 elsewhere. label: of the progress bar; without one there is none.
     """
-    whole_number(1, batch_size=batch_size)
+    if batch_size is not None:
+        whole_number(1, batch_size=batch_size)
     inputs = _checked(inputs)
     if not isinstance(inputs, Tensor):
         _warn_of_cut(encoder, n_cut(encoder, inputs), len(inputs))
@@ -130,7 +131,9 @@ def _checked(inputs: Any) -> Tensor | list[str]:
 
 
 @torch.no_grad()
-def _encode(encoder: nn.Module, inputs: Tensor | list[str], batch_size: int = 256, label: str = "") -> Tensor:
+def _encode(
+    encoder: nn.Module, inputs: Tensor | list[str], batch_size: int | None = None, label: str = ""
+) -> Tensor:
     if isinstance(inputs, Tensor):
         lengths = torch.zeros(len(inputs))  # as they come
     else:
@@ -143,8 +146,16 @@ def _encode(encoder: nn.Module, inputs: Tensor | list[str], batch_size: int = 25
 
     device, fast = _device_and_bfloat16(encoder)
     with evaluation_mode(encoder), torch.autocast(device.type, torch.bfloat16, enabled=fast):
-        features = by_length(run, lengths, batch_size, label)
+        features = by_length(run, lengths, batch_size or _at_once(device), label)
     return features.float() if fast else features
+
+
+def _at_once(device: torch.device) -> int:
+    """How many inputs are quickest: on a CPU so few that what a layer makes of them mostly stays below 32 MB.
+
+    Larger blocks the system maps anew, page by page, each time, and they leave the processor's caches.
+    """
+    return 32 if device.type == "cpu" else 256
 
 
 def _device_and_bfloat16(encoder: nn.Module) -> tuple[torch.device, bool]:

@@ -192,7 +192,7 @@ class FineTuning:
 
     def support_loss(self, head: Head, inputs: LossInputs) -> Tensor:
         """Mean cross-entropy on the support examples, (E,)."""
-        log_p = self.scores(head, inputs.support.flatten(1, 2)).log_softmax(-1)
+        log_p = log_probabilities(self.scores(head, inputs.support.flatten(1, 2)))
         log_p = log_p.unflatten(1, inputs.support.shape[1:3])  # (E, N, K, N)
         right = log_p.diagonal(dim1=1, dim2=3).transpose(1, 2)  # of the right way: (E, N, K)
         return masked_mean(-right.flatten(1), inputs.support_mask.flatten(1))
@@ -229,7 +229,21 @@ def descend(
     return [results[step] for step in at]
 
 
+def log_probabilities(logits: Tensor) -> Tensor:
+    """log p of p = Softmax(logits): (..., N) -> (..., N).
+
+    Along the axis before the last, once the two have changed places: so ``FineTuning.scores`` lie in memory,
+    and a softmax along rows of five takes several times as long.
+    """
+    axis = max(-2, -logits.dim())
+    return logits.transpose(-1, axis).log_softmax(axis).transpose(-1, axis)
+
+
 def entropy(logits: Tensor) -> Tensor:
-    """−Σ_k p_k log p_k of p = Softmax(logits), in nats: (..., N) -> (...); 0 log 0 = 0 (a logit of −∞)."""
-    log_p = logits.log_softmax(-1)
+    """−Σ_k p_k log p_k of p = Softmax(logits), in nats: (..., N) -> (...)."""
+    return entropy_of(log_probabilities(logits))
+
+
+def entropy_of(log_p: Tensor) -> Tensor:
+    """−Σ_k p_k log p_k of log p (..., N), in nats: (...); 0 log 0 = 0 (a log p of −∞)."""
     return -(log_p.exp() * log_p.masked_fill(log_p.isneginf(), 0)).sum(-1)

@@ -19,6 +19,7 @@ from fewshot_lib.core import (
     accuracy_per_episode,
     check_steps,
     evaluate,
+    look_up,
     usable,
     whole_number,
 )
@@ -104,7 +105,8 @@ def evaluate_steps(
     for start in range(0, len(episodes), batch_size):
         batch = episodes[start : start + batch_size].to(features.device)
         masks = {name: getattr(batch, name) for name in names}
-        trajectory = fine_tuning.trajectory(features[batch.support], features[batch.query], at, **masks)
+        support, query = look_up(features, batch.support), look_up(features, batch.query)
+        trajectory = fine_tuning.trajectory(support, query, at, **masks)
         curve = [accuracy_per_episode(logits, batch.query_labels, batch.query_mask) for logits in trajectory]
         batches.append(torch.stack(curve))  # (T, E)
     return [

@@ -21,7 +21,14 @@ import torch
 from torch import Tensor
 
 from fewshot_lib.core import masked_mean, positive
-from fewshot_lib.finetuning.heads import FineTuning, Head, Loss, LossInputs, entropy
+from fewshot_lib.finetuning.heads import (
+    FineTuning,
+    Head,
+    Loss,
+    LossInputs,
+    entropy_of,
+    log_probabilities,
+)
 
 
 @dataclass(frozen=True)
@@ -72,12 +79,16 @@ class TIM(FineTuning):
         positive(or_zero=True, alpha=self.alpha)
 
     def penalty(self, head: Head, inputs: LossInputs) -> Tensor:
-        logits = self.scores(head, inputs.query)
-        conditional = masked_mean(entropy(logits), inputs.query_mask)
-        return self.weight * (self.alpha * conditional - marginal_entropy(logits, inputs.query_mask))
+        log_p = log_probabilities(self.scores(head, inputs.query))
+        conditional = masked_mean(entropy_of(log_p), inputs.query_mask)
+        return self.weight * (self.alpha * conditional - _entropy_of_mean(log_p.exp(), inputs.query_mask))
 
 
 def marginal_entropy(logits: Tensor, query_mask: Tensor) -> Tensor:
     """H(Y), the entropy of the mean prediction: logits (E, M, N), query_mask (E, M) -> (E,), in nats."""
-    p = masked_mean(logits.softmax(-1).transpose(1, 2), query_mask.unsqueeze(1))  # (E, N)
-    return -(p * p.clamp_min(torch.finfo(p.dtype).tiny).log()).sum(-1)
+    return _entropy_of_mean(log_probabilities(logits).exp(), query_mask)
+
+
+def _entropy_of_mean(p: Tensor, query_mask: Tensor) -> Tensor:
+    mean = masked_mean(p.transpose(1, 2), query_mask.unsqueeze(1))  # (E, N)
+    return -(mean * mean.clamp_min(torch.finfo(mean.dtype).tiny).log()).sum(-1)

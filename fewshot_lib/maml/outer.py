@@ -31,6 +31,7 @@ from fewshot_lib.core import (
     fit,
     for_model,
     in_shares,
+    look_up,
     one_cycle,
 )
 from fewshot_lib.data.dataset import ClassDataset
@@ -188,8 +189,10 @@ def episode_tasks(episodes: Episodes, inputs: Tensor) -> Tasks:
         raise ValueError(f"`episodes` are padded, and {fix}.")
     inputs = checks.numbers("inputs", inputs)
     episodes = episodes.to(inputs.device)
-    support, labels = inputs[episodes.support.flatten(1)], way_labels(episodes.support)
-    return Tasks(support, labels, inputs[episodes.query], episodes.query_labels)
+    support = look_up(inputs, episodes.support.flatten(1))
+    return Tasks(
+        support, way_labels(episodes.support), look_up(inputs, episodes.query), episodes.query_labels
+    )
 
 
 def train_on_episodes(

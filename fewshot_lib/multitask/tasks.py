@@ -19,6 +19,7 @@ from fewshot_lib.core import (
     Settings,
     digest,
     feature_rows,
+    look_up,
     numbers,
     positive,
     random_numbers,
@@ -93,7 +94,7 @@ def joined(tasks: Sequence[Task], episodes: Sequence[Episodes], n_shot: int | No
     """The features of equally many episodes of every task; of a range of shots only the first ``n_shot``."""
     named, device = any(task.names is not None for task in tasks), tasks[0].features.device
     dealt = [(task, e.to(device)) for task, e in zip(tasks, episodes, strict=True)]
-    support = [task.features[e.support[..., :n_shot]] for task, e in dealt]
+    support = [look_up(task.features, e.support[..., :n_shot]) for task, e in dealt]
     names = [
         rows.mean(2) if task.names is None else task.names[e.classes]
         for rows, (task, e) in zip(support, dealt, strict=True)
@@ -101,7 +102,7 @@ def joined(tasks: Sequence[Task], episodes: Sequence[Episodes], n_shot: int | No
     ]
     return JointEpisodes(
         support=torch.cat(support),
-        query=torch.cat([task.features[e.query] for task, e in dealt]),
+        query=torch.cat([look_up(task.features, e.query) for task, e in dealt]),
         names=torch.cat(names) if named else None,
         query_labels=torch.cat([e.query_labels for _, e in dealt]),
         groups=torch.arange(len(episodes[0]), device=device).repeat(len(tasks)),

@@ -51,7 +51,8 @@ def class_means(support: Tensor, support_mask: Tensor | None = None) -> Tensor:
 def squared_euclidean_logits(query: Tensor, means: Tensor) -> Tensor:
     """The exponent of equation (4): query (..., M, d), means (..., N, d) -> −‖q − μ‖², (..., M, N)."""
     cross = query @ means.transpose(-1, -2)  # the linear classifier: no (M, N, d) tensor of differences
-    return 2 * cross - means.square().sum(-1).unsqueeze(-2) - query.square().sum(-1, keepdim=True)
+    lengths = torch.linalg.vector_norm(query, dim=-1, keepdim=True)  # one pass: no (M, d) tensor of squares
+    return 2 * cross - means.square().sum(-1).unsqueeze(-2) - lengths.square()
 
 
 def cosine_logits(query: Tensor, means: Tensor, temperature: float = 0.1) -> Tensor:

@@ -45,6 +45,18 @@ def test_encoding_in_batches_equals_encoding_at_once():
     assert torch.allclose(encode(encoder, x, batch_size=3), encode(encoder, x), atol=1e-6)
 
 
+def test_on_a_cpu_few_are_encoded_at_a_time():
+    sizes = []
+
+    class Seen(nn.Linear):
+        def forward(self, x):
+            sizes.append(len(x))
+            return super().forward(x)
+
+    encode(Seen(2, 2), torch.rand(70, 2))
+    assert sizes == [32, 32, 6]
+
+
 class LengthOfText(nn.Linear):
     """A text's length in letters and in its batch; so much padding there is."""
 

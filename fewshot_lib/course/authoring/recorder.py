@@ -37,7 +37,7 @@ def record(paths: Sequence[Path], say: Callable[[str], None] = print) -> bool:
         after = nbformat.writes(normalised(outcome.notebook)) + "\n"
         if after != before:
             write_whole(path, after)
-        times.keep_time(path.parent, PROFILE, path.stem, outcome.seconds)
+        times.keep_costs(path.parent, PROFILE, path.stem, outcome.seconds, outcome.peak_memory)
         verdict = "unchanged" if after == before else "recorded"
         say(f"{path.stem}: {verdict}, {times.in_words(outcome.seconds)}")
         good &= report_problems([path], say)

@@ -1,10 +1,12 @@
-"""How long notebooks take: kept beside them, and used to estimate the time that is left.
+"""What notebooks take: kept beside them, and used to estimate the time that is left.
 
-``times.json`` holds seconds per profile and notebook, the optional ones included, on the machine that
-recorded them. Another machine is faster or slower by a factor that the first finished notebook shows.
+``times.json`` holds seconds, and the most memory that a notebook's processes had at one time (0 where nobody
+could tell), per profile and notebook, the optional ones included, on the machine that recorded them. Another
+machine is faster or slower by a factor that the first finished notebook shows.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -14,26 +16,39 @@ FILE = "times.json"
 WORTH_CHANGING = 0.25  # smaller differences are noise, and would change a committed file at every recording
 
 
-def load_times(directory: Path) -> dict[str, dict[str, float]]:
-    """profile -> notebook -> seconds; empty where nothing was kept."""
+def load_costs(directory: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """profile -> notebook -> {"seconds", "peak_mib"}; empty where nothing was kept."""
     path = _file(directory)
     advice = "delete it, `fewshot record` makes it anew"
     try:
-        times = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        costs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        for kept in costs.values():
+            for cost in kept.values():
+                _ = cost["seconds"] + cost["peak_mib"]
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON ({error}): {advice}.") from None
-    if not isinstance(times, dict) or not all(isinstance(kept, dict) for kept in times.values()):
-        raise ValueError(f"{path} does not map profiles to the seconds of notebooks: {advice}.")
-    return times
+    except (AttributeError, TypeError, KeyError):
+        raise ValueError(f"{path} does not map profiles to the costs of notebooks: {advice}.") from None
+    return costs
 
 
-def keep_time(directory: Path, profile: str, name: str, seconds: float) -> None:
-    """Writes the seconds of a notebook, if they differ by more than a quarter from what was kept."""
-    times = load_times(directory)
-    kept = times.setdefault(profile, {})
-    if name not in kept or abs(seconds - kept[name]) > max(WORTH_CHANGING * kept[name], 1):
-        kept[name] = max(1, round(seconds))
-        write_whole(_file(directory), json.dumps(times, indent=1, sort_keys=True) + "\n")
+def load_times(directory: Path) -> dict[str, dict[str, float]]:
+    """profile -> notebook -> seconds."""
+    costs = load_costs(directory)
+    return {
+        profile: {name: cost["seconds"] for name, cost in kept.items()} for profile, kept in costs.items()
+    }
+
+
+def keep_costs(directory: Path, profile: str, name: str, seconds: float, peak_memory: int = 0) -> None:
+    """Writes what a notebook took, if it differs by more than a quarter from what was kept (in bytes)."""
+    costs = load_costs(directory)
+    kept = costs.setdefault(profile, {})
+    found: dict[str, float] = {"seconds": max(1, round(seconds)), "peak_mib": round(peak_memory / 2**20)}
+    known = kept.get(name, {"seconds": -math.inf, "peak_mib": -math.inf})
+    if any(abs(found[cost] - known[cost]) > max(WORTH_CHANGING * known[cost], 1) for cost in found):
+        kept[name] = found
+        write_whole(_file(directory), json.dumps(costs, indent=1, sort_keys=True) + "\n")
 
 
 def _file(directory: Path) -> Path:
