@@ -1,7 +1,7 @@
 """Results that travel inside a notebook: one row each, collected into one table.
 
 ``Lesson.record`` stores a row, unseen, as an output of its own type in the notebook. Whatever ran it
-(JupyterLab, ``fewshot run``, papermill on a cluster), :func:`collect` finds the row again. It carries
+(JupyterLab, ``fewshot run``, papermill on a cluster), :func:`rows_of` finds the row again. It carries
 everything a number must be quoted with: data set, split family, profile, ways, shots, queries, episodes,
 seeds, inductive or transductive. Its accuracies are fractions, not percent. A notebook that a run executed
 carries a stamp, :func:`run_of`; one without holds what its authors once stored.
@@ -10,7 +10,7 @@ carries a stamp, :func:`run_of`; one without holds what its authors once stored.
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from IPython.display import display
@@ -98,11 +98,6 @@ def rows_of(notebook: Mapping[str, Any]) -> list[dict[str, Any]]:
                 row["note"] = "; ".join(filter(None, [row["note"], "the notebook stopped with an error"]))
             rows[tuple(row[name] for name in IDENTITY)] = row
     return list(rows.values())
-
-
-def collect(notebooks: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of several executed notebooks, in their order."""
-    return [row for notebook in notebooks for row in rows_of(notebook)]
 
 
 def _cells(row: Mapping[str, Any]) -> dict[str, str]:

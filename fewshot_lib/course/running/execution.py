@@ -343,6 +343,6 @@ def _place(notebook: NotebookNode, position: int, traceback: str) -> str:
     return f"cell {position + 1 - injected}{''.join(heading)}, at `{lines[0].strip()}`"
 
 
-def _plain(text: str, length: int = 400) -> str:
+def _plain(text: str) -> str:
     text = " ".join(_TERMINAL_COLOUR.sub("", text).split())
-    return text if len(text) <= length else text[: length - 1] + "…"
+    return text if len(text) <= 400 else text[:399] + "…"
