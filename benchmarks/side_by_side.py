@@ -27,7 +27,7 @@ from typing import NamedTuple
 import torch
 from speed import classifier, evaluation, finetuning, growth, joint, laptop, maml, notebooks, peers, prompts
 
-from fewshot_lib.data.cache import atomic_write
+from fewshot_lib.data.cache import write_whole
 
 HERE = Path(__file__).parent
 RECORDED = HERE.parent / "results" / "setfit.jsonl"
@@ -196,8 +196,7 @@ def main(arguments: list[str] | None = None) -> None:
     for part in missing:
         print(f"{part} …", flush=True)
         result = run(part, options)
-        with atomic_write(options.out / f"{part}.json") as temporary:
-            temporary.write_text(json.dumps(result._asdict(), indent=1), encoding="utf-8")
+        write_whole(options.out / f"{part}.json", json.dumps(result._asdict(), indent=1))
     found = kept(options.out, options.setfit)
     pictures = options.page.parent / "pictures"
     pictures.mkdir(exist_ok=True)
@@ -206,8 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
     before, _, rest = options.page.read_text(encoding="utf-8").partition(START)
     after = rest.partition(END)[2]
     text = "\n".join([before + START, "", *page(found, pictures.name), END]) + after
-    with atomic_write(options.page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_whole(options.page, text)
     print(f"{options.page}: {len(found)} of {len(PARTS)} parts", flush=True)
 
 

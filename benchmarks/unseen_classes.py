@@ -38,7 +38,7 @@ from fewshot_lib.core import half_width, seed_everything
 from fewshot_lib.course.records import csv_table
 from fewshot_lib.course.results import read_lines
 from fewshot_lib.data import ClassDataset
-from fewshot_lib.data.cache import atomic_write
+from fewshot_lib.data.cache import write_whole
 from fewshot_lib.encoders import TextEncoder, extract_features
 from fewshot_lib.graphs import GATTransformer, InContext, RelationalNetwork
 from fewshot_lib.multitask import Task, TaskSampler, evaluate_tasks, task_episodes, train_jointly
@@ -126,17 +126,6 @@ def cell(task: Task, head: str, n_steps: int, seed: int) -> list[Row]:
     return [row | {"seconds": f"{time.process_time() - start:.0f}"} for row in rows]
 
 
-def read(path: Path) -> list[Row]:
-    """The rows that an earlier run left."""
-    return read_lines(path) if path.is_file() else []
-
-
-def write(path: Path, rows: list[Row]) -> None:
-    """All rows, whole or not at all."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(csv_table(rows, COLUMNS), encoding="utf-8")
-
-
 def table(rows: list[Row]) -> str:
     """Points gained over prototypes on unseen (on seen) classes, with their interval over seeds."""
     lines = []
@@ -176,7 +165,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    rows = read(options.out / "unseen_classes.csv")
+    rows = read_lines(options.out / "unseen_classes.csv")
     tasks = []
     for name in options.datasets:
         dataset = data.load(name)
@@ -190,7 +179,7 @@ def main() -> None:
                     key = (task.name, head, str(n_classes), str(seed))
                     if key not in {(r["dataset"], r["head"], r["classes"], r["seed"]) for r in rows}:
                         rows += cell(part, head, options.steps, seed)
-                        write(options.out / "unseen_classes.csv", rows)
+                        write_whole(options.out / "unseen_classes.csv", csv_table(rows, COLUMNS))
     text = table(rows)
     (options.out / "unseen_classes.md").write_text(text, encoding="utf-8")
     print(text)

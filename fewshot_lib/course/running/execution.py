@@ -33,7 +33,6 @@ from fewshot_lib.core import positive
 from fewshot_lib.course.machine import PACKAGE_ROOT
 from fewshot_lib.course.records import STAMP
 from fewshot_lib.course.running.parameters import INJECTED_TAG, tags
-from fewshot_lib.data.cache import atomic_write
 
 STARTUP_SECONDS = 60
 GRACE = 20  # seconds that a kernel gets to end after Ctrl-C, or that a time limit gets to take effect
@@ -147,15 +146,6 @@ def read_notebook(path: Path) -> NotebookNode:
     except _NO_NOTEBOOK as error:
         what = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} is not a notebook ({what[:200]}).") from None
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text file, whole or not at all.
-
-    A file name may hold bytes that are no text; they stand in the file as JSON writes them, "\\udce4".
-    """
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(text.encode("utf-8", errors="backslashreplace"))
 
 
 def clear(notebook: NotebookNode) -> None:

@@ -25,9 +25,9 @@ from fewshot_lib.course.running.execution import (
     execute,
     kernel_environment,
     read_notebook,
-    write_whole,
 )
 from fewshot_lib.course.running.solutions import fill_solutions
+from fewshot_lib.data.cache import write_whole
 
 CELL_SECONDS = {"smoke": 600, "laptop": 600, "gpu": 3600}  # time limit of a cell, unless another is given
 CLEAR_LINE = "\r\x1b[K"
