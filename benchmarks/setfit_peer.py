@@ -48,7 +48,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from own_data_draws import chosen, compared, dealt, interval
+from own_data_draws import chosen, compared, dealt, interval, table_head, table_row
 from setfit_steps import tuned
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
@@ -275,17 +275,14 @@ def by_key(rows: list[dict[str, Any]]) -> Fits:
 def tables(rows: list[dict[str, Any]]) -> Iterator[str]:
     """The lines of the page."""
     found = by_key(rows)
-    head = ["data set", "examples", "draws", "default", "SetFit", "difference", "SetFit in"]
-    head += ["fit, default", "fit, SetFit", "ratio"]
-    yield f"| {' | '.join(head)} |"
-    yield "|---" * len(head) + "|"
+    columns = ["data set", "examples", "draws", "default", "SetFit", "difference", "SetFit in"]
+    yield from table_head(*columns, "fit, default", "fit, SetFit", "ratio")
     for name, n_shot, ours, theirs, draws, ahead in in_both(found):
         accuracies = [interval([each[d]["accuracy"] for d in draws]) for each in (ours, theirs)]
-        cells = [name, n_shot, len(draws), *accuracies, interval(ahead)]
         on_cpu = {used: of(found, name, n_shot, SETFIT, used) for used in ("float32", "bfloat16")}
         used = next(filter(on_cpu.get, on_cpu), "")
-        cells += [ways(theirs, draws), *times(ours, on_cpu.get(used, {}), used)]
-        yield f"| {' | '.join(map(str, cells))} |"
+        cells = interval(ahead), ways(theirs, draws), *times(ours, on_cpu.get(used, {}), used)
+        yield table_row(name, n_shot, len(draws), *accuracies, *cells)
     yield from precisions(found)
 
 
