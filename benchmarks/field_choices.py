@@ -26,10 +26,10 @@ import torch
 from field_rows import BASELINE, ROWS, Trained
 
 from fewshot_lib.core import Method, bfloat16_asked, compare_paired, evaluate, pick_device
-from fewshot_lib.course.records import csv_table
+from fewshot_lib.course.records import csv_table, markdown
 from fewshot_lib.course.results import read_lines
 from fewshot_lib.course.results_page import ENCODERS, IN_README
-from fewshot_lib.course.results_rows import FOUR, SHOTS, markdown
+from fewshot_lib.course.results_rows import FOUR, SHOTS
 from fewshot_lib.course.results_short import deviation_of_mean, over_choices
 from fewshot_lib.data.cache import write_whole
 

@@ -20,9 +20,10 @@ from metaprompting_rows import (
     TRAIN_QUERIES,
 )
 
+from fewshot_lib.course.records import markdown
 from fewshot_lib.course.results import read_lines
 from fewshot_lib.course.results_page import folded, prompt_rows
-from fewshot_lib.course.results_rows import SHOTS, markdown
+from fewshot_lib.course.results_rows import SHOTS
 from fewshot_lib.data.cache import load_tensors
 
 HERE = Path(__file__).parent

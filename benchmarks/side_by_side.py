@@ -27,6 +27,7 @@ from typing import NamedTuple
 import torch
 from speed import classifier, evaluation, finetuning, growth, joint, laptop, maml, notebooks, peers, prompts
 
+from fewshot_lib.course.records import markdown
 from fewshot_lib.data.cache import write_whole
 
 HERE = Path(__file__).parent
@@ -98,11 +99,6 @@ def run(part: str, options: argparse.Namespace) -> Found:
     return Found(rows, machine(), date.today().isoformat(), minutes, curves)
 
 
-def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """A Markdown table."""
-    return ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
-
-
 def against_targets(found: dict[str, Found]) -> list[list[str]]:
     """A row for every target and case: what was to be reached, what was, and whether that is enough."""
     rows = []
@@ -138,7 +134,7 @@ def page(found: dict[str, Found], pictures: str) -> list[str]:
     lines += [in_short(found, targets), ""]
     if targets:
         head = ["case", "beside", "target", "measured", "verdict"]
-        lines += ["Targets, by the median of the rounds:", "", *table(head, targets), ""]
+        lines += ["Targets, by the median of the rounds:", "", markdown(head, targets), ""]
     lines += [
         "`python benchmarks/side_by_side.py` wrote this part of the page, from "
         "[results/speed](../results/speed)",
@@ -152,7 +148,7 @@ def page(found: dict[str, Found], pictures: str) -> list[str]:
             lines += ["Not run.", ""]
             continue
         result = found[part]
-        lines += [*table(module.HEAD, result.rows), ""]
+        lines += [markdown(module.HEAD, result.rows), ""]
         if result.machine:
             took = f", {result.minutes:.1f} minutes" if result.minutes else ""
             lines += [f"{result.machine}; {result.day}{took}.", ""]

@@ -10,7 +10,7 @@ carries a stamp, :func:`run_of`; one without holds what its authors once stored.
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from IPython.display import display
@@ -118,11 +118,14 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table of texts: the names of its columns, and lines of as many cells."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
+
+
 def markdown_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = REPORT_COLUMNS) -> str:
     """A table for people: percent, with the 95 % interval in brackets."""
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[_cells(row)[name].replace("|", "\\|") for name in columns] for row in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(columns, ([_cells(row)[name].replace("|", "\\|") for name in columns] for row in rows))
 
 
 def csv_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = TABLE_COLUMNS) -> str:

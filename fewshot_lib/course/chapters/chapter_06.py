@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fewshot_lib.core import EpisodeResults, PairedDifference
 from fewshot_lib.course.plots import COLOURS, MARKERS, difference_plot
-from fewshot_lib.course.results_rows import markdown
+from fewshot_lib.course.records import markdown
 from fewshot_lib.course.schemes import arrow, box
 from fewshot_lib.data import ClassDataset, from_arrays
 from fewshot_lib.data.made.docstrings import public_docstrings
