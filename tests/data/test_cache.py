@@ -49,9 +49,8 @@ def test_a_directory_that_is_a_file_or_read_only_is_named(monkeypatch, tmp_path)
         cache_dir("glyphs")
     monkeypatch.setenv("FEWSHOT_CACHE", str(tmp_path))
     assert cache_dir("glyphs").is_dir()
-    monkeypatch.setattr(
-        cache.tempfile, "TemporaryFile", refuse
-    )  # root, as in many a test, may write anywhere
+    # root, as in many a test, may write anywhere
+    monkeypatch.setattr(cache.tempfile, "TemporaryFile", refuse)
     with pytest.raises(CacheError, match=r"cannot be written \(Permission denied\).*FEWSHOT_CACHE"):
         prove_writable(cache_dir("glyphs"))
 

@@ -84,9 +84,8 @@ def confined(work: Work, result: Path, given: Path | None, limits: Limits, stron
             child = 0
         finally:
             if child:
-                os.kill(
-                    child, signal.SIGTERM
-                )  # it ends the worker, the first process of its world, and so all
+                # it ends the worker, the first process of its world, and so all
+                os.kill(child, signal.SIGTERM)
                 os.waitpid(child, 0)
     status = os.waitstatus_to_exitcode(ended[1])
     if status == 0:

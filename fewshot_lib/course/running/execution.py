@@ -312,9 +312,8 @@ def _in_a_kernel(
         work = client.async_execute(cleanup_kc=True, env=environment)
         _interruptible(work, lambda: watch(getattr(process(), "pid", None)))
     finally:
-        atexit.unregister(
-            client._cleanup_kernel
-        )  # else a client that hangs would hang the end of this process
+        # else a client that hangs would hang the end of this process
+        atexit.unregister(client._cleanup_kernel)
         if (running := process()) is not None and running.poll() is None:
             running.kill()
         # In a thread that nothing waits for: a socket that is still open holds up the end of its context.
