@@ -21,12 +21,6 @@ LABELS = torch.arange(6).repeat_interleave(8)
 NAMES = [f"class {c}" for c in range(6)]
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
 def ax():
     return plt.subplots()[1]
