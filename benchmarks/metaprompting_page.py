@@ -8,17 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from metaprompting_rows import (
-    ABLATION,
-    BAR,
-    INNER_LR,
-    INNER_STEPS,
-    LR,
-    N_TASKS,
-    POOL,
-    RATES,
-    TRAIN_QUERIES,
-)
+from metaprompting_rows import ABLATION, BAR, INNER_LR, INNER_STEPS, LR, N_TASKS, POOL, RATES, TRAIN_QUERIES
 
 from fewshot_lib.course.records import markdown
 from fewshot_lib.course.results import read_lines

@@ -22,14 +22,7 @@ from torch import Tensor, nn
 from fewshot_lib.core import extra
 from fewshot_lib.encoders.features import check_texts, n_cut, warn_of_cut
 from fewshot_lib.encoders.installed import shipped_file
-from fewshot_lib.encoders.text import (
-    check_max_tokens,
-    count,
-    loading,
-    minilm_path,
-    positions_of,
-    quiet,
-)
+from fewshot_lib.encoders.text import check_max_tokens, count, loading, minilm_path, positions_of, quiet
 
 MINILM_MLM = Path(__file__).with_name("minilm_mlm.safetensors")
 MINILM_MLM_SHA256 = "62dd3accf22cf791c9c9e27c82251015679f070dc9be982eb9f62da95bb0d6a3"

@@ -20,12 +20,7 @@ from fewshot_lib.course import needs
 from fewshot_lib.course.lesson import PARAMETER_DEFAULTS, resolve_profile
 from fewshot_lib.course.running import output, times
 from fewshot_lib.course.running import parameters as parameter_cells
-from fewshot_lib.course.running.execution import (
-    check_loopback,
-    execute,
-    kernel_environment,
-    read_notebook,
-)
+from fewshot_lib.course.running.execution import check_loopback, execute, kernel_environment, read_notebook
 from fewshot_lib.course.running.solutions import fill_solutions
 from fewshot_lib.data.cache import write_whole
 
