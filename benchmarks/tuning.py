@@ -101,16 +101,16 @@ def table(rows: list[dict[str, Any]], of_setfit: list[dict[str, Any]]) -> Iterat
         gains.append([r["tuned"] - r["frozen"] for r in drawn])
         less = [r["tuned"] - theirs[key] for r in drawn if (key := (name, n_shot, r["draw"])) in theirs]
         cells = [f"{name}, {n_classes} classes", n_shot, len(drawn)]
-        cells += [said([r[kind] for r in drawn]) for kind in ("frozen", "tuned")]
-        cells += [said(gains[-1]), said(less), f"{sum(r['taken'] for r in drawn)} of {len(drawn)}"]
+        measured = *([r[kind] for r in drawn] for kind in ("frozen", "tuned")), gains[-1], less
+        cells += [*map(with_interval, measured), f"{sum(r['taken'] for r in drawn)} of {len(drawn)}"]
         timed = [r["cpu_seconds"] for r in drawn if r["device"] == "cpu"]
         yield table_row(*cells, f"{np.mean(timed):.0f} s" if timed else "")
     if len(gains) > 1:
-        mean = said([float(np.mean(each)) for each in gains])
+        mean = with_interval([float(np.mean(each)) for each in gains])
         yield f"{table_row('mean of the rows', '', len(rows), '', '', mean)} | | |"
 
 
-def said(values: list[float]) -> str:
+def with_interval(values: list[float]) -> str:
     """Their mean with its interval, which one value has not."""
     return interval(values) if len(values) > 1 else "".join(f"{value:.1f}" for value in values)
 

@@ -31,6 +31,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from own_data_draws import table_head, table_row
 from torch import Tensor, nn
 
 from fewshot_lib import data
@@ -134,13 +135,10 @@ def table(rows: list[Row]) -> str:
         counts = sorted({int(row["classes"]) for row in own})
         start = [float(row["unseen"]) - float(row["gain"]) for row in own]
         lines += [f"### {name}, {n_shot}-shot: prototypes {sum(start) / len(start):.1f} %\n"]
-        lines += [
-            f"| head | {' | '.join(f'{n} classes' for n in counts)} |",
-            "|---" * (1 + len(counts)) + "|",
-        ]
+        lines += table_head("head", *(f"{n} classes" for n in counts))
         for head in (head for head in HEADS if any(row["head"] == head for row in own)):
             cells = (points([r for r in own if r["head"] == head and int(r["classes"]) == n]) for n in counts)
-            lines.append(f"| {head} | {' | '.join(cells)} |")
+            lines.append(table_row(head, *cells))
         lines.append("")
     return "\n".join(lines)
 
