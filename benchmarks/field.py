@@ -42,7 +42,7 @@ from fewshot_lib.core import (
     pick_device,
 )
 from fewshot_lib.course.results_rows import Cell
-from fewshot_lib.data.cache import atomic_write
+from fewshot_lib.data.cache import write_whole
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Field:
             cell |= {"family": self.family, "split": how["split"]}
             if {key: cell.get(key) for key in how} == how:
                 if path != here:
-                    write(cell, here)
+                    write_whole(here, json.dumps(cell))
                 return cell
         return None
 
@@ -145,7 +145,7 @@ class Field:
         difference = None if row == BASELINE else compare_paired(result, self.baseline(name, n_shot))
         cell["minus_names"] = difference.mean if difference else 0.0
         cell["minus_names_ci95"] = difference.ci95 if difference else 0.0
-        write(cell, self.path(name, n_shot, row, seed))
+        write_whole(self.path(name, n_shot, row, seed), json.dumps(cell))
         print(
             f"  {name}, {n_shot}-shot, {row}, seed {seed}: {result.mean:.1%} ± {result.ci95:.1%}", flush=True
         )
@@ -179,12 +179,6 @@ def settings_of(method: Method | Trained) -> str:
     if isinstance(method, Trained):
         return f"{method.training}{', rotated' * method.rotated}"
     return str(method) if is_dataclass(method) else ""
-
-
-def write(cell: Cell, path: Path) -> None:
-    """Whole or not at all."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(cell), encoding="utf-8")
 
 
 def machine() -> Cell:

@@ -26,12 +26,12 @@ import torch
 from field_rows import BASELINE, ROWS, Trained
 
 from fewshot_lib.core import Method, bfloat16_asked, compare_paired, evaluate, pick_device
-from fewshot_lib.course.records import csv_table
+from fewshot_lib.course.records import csv_table, markdown
 from fewshot_lib.course.results import read_lines
 from fewshot_lib.course.results_page import ENCODERS, IN_README
-from fewshot_lib.course.results_rows import FOUR, SHOTS, markdown
+from fewshot_lib.course.results_rows import FOUR, SHOTS
 from fewshot_lib.course.results_short import deviation_of_mean, over_choices
-from fewshot_lib.data.cache import atomic_write
+from fewshot_lib.data.cache import write_whole
 
 HERE = Path(__file__).parent
 TABLE, PAGE = HERE.parent / "results" / "field_choices.csv", HERE / "field_choices.md"
@@ -64,17 +64,6 @@ def measure(name: str, choice: int, rows: Sequence[str]) -> Iterator[dict[str, s
                 numbers[2:] = difference.mean, difference.ci95
             facts = [name, str(choice), row, str(n_shot), *(f"{each:.6g}" for each in numbers), precision]
             yield dict(zip(COLUMNS, facts, strict=True))
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    """The lines that are there."""
-    return read_lines(path) if path.is_file() else []
-
-
-def write(path: Path, lines: Sequence[Line]) -> None:
-    """Whole or not at all."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(csv_table(lines, COLUMNS), encoding="utf-8")
 
 
 def deviations(lines: Sequence[Line], row: str, n_shot: int, what: str = "mean") -> tuple[float, float]:
@@ -180,16 +169,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=TABLE)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    lines = read(options.out)
+    lines = read_lines(options.out)
     known = {(line["set"], line["choice"]) for line in lines}
     for name in options.sets:
         for choice in range(min(options.choices, fd.n_choices(fd.load(name, FAMILY)))):
             if (name, str(choice)) not in known:
                 lines += measure(name, choice, IN_README)
-                write(options.out, lines)
+                write_whole(options.out, csv_table(lines, COLUMNS))
                 print(f"{name}, choice {choice}", flush=True)
-    with atomic_write(PAGE) as temporary:
-        temporary.write_text(page(lines), encoding="utf-8")
+    write_whole(PAGE, page(lines))
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ from fewshot_lib.core import (
     pick_device,
     seed_everything,
 )
+from fewshot_lib.course.records import markdown
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.data.cache import cached_tensors
 from fewshot_lib.encoders import (
@@ -340,7 +341,7 @@ def written(table: Table, baselines: list[str], names: list[str], out: Path) -> 
         lines.append(cells)
     with (out / "gat_transformer.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([head, *lines])
-    text = "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *lines])
+    text = markdown(head, lines)
     (out / "gat_transformer.md").write_text(text + "\n", encoding="utf-8")
     return text
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import math
 import re
 import time
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 
 from fewshot_lib import data
 from fewshot_lib.core import History, Settings, fit, pick_device, seed_everything
+from fewshot_lib.course.records import markdown
 from fewshot_lib.data.cache import save_tensors
 from fewshot_lib.encoders import MaskedLM, load_masked_lm, untrained
 
@@ -317,8 +319,7 @@ def show_table(lm: MaskedLM, corpora: list[Corpus]) -> None:
     if "docstrings" in usual:
         unseen = tokens_of(data.load("docstrings").only("val").inputs, lm.tokenizer)
         scores["docstrings, validation classes"] = score(lm, unseen, usual["docstrings"])
-    rows = [HEAD, ["---"] * len(HEAD), *(row(name, values) for name, values in scores.items())]
-    print("\n".join("| " + " | ".join(cells) + " |" for cells in rows))
+    print(markdown(HEAD, itertools.starmap(row, scores.items())))
 
 
 def run_train(options: argparse.Namespace) -> None:

@@ -15,13 +15,7 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor
 
-from fewshot_lib.core import (
-    EpisodeResults,
-    Episodes,
-    EpisodeSampler,
-    Method,
-    evaluate,
-)
+from fewshot_lib.core import EpisodeResults, Episodes, EpisodeSampler, Method, evaluate
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.encoders import MaskedLM, TextEncoder, extract_features
 from fewshot_lib.finetuning import FineTuning

@@ -45,7 +45,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from fewshot_lib.core import EpisodeResults, EpisodeSampler, evaluate, pick_device, seed_everything
-from fewshot_lib.data.cache import atomic_write
+from fewshot_lib.data.cache import write_whole
 from fewshot_lib.data.dataset import ClassDataset
 from fewshot_lib.encoders import Conv4, TokenEncoder, encode
 from fewshot_lib.maml import MAML, Classifier, norms, train_on_episodes
@@ -426,12 +426,8 @@ def main(arguments: list[str] | None = None) -> None:
         found[part] = compute(Run(device, pack, 60 * options.minutes * share, options.tiny))
         found[part]["minutes"] = (time.perf_counter() - start) / 60
         content = {"hardware": hardware, "parts": found}
-        for file, text in (
-            ("on_gpu.json", json.dumps(content, indent=1)),
-            ("on_gpu.md", page(found, hardware)),
-        ):
-            with atomic_write(options.out / file) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+        write_whole(options.out / "on_gpu.json", json.dumps(content, indent=1))
+        write_whole(options.out / "on_gpu.md", page(found, hardware))
     print((options.out / "on_gpu.md").read_text(encoding="utf-8"))
 
 

@@ -124,6 +124,16 @@ def accuracy(method: Method, draw: Draw) -> float:
     return 100 * (logits.argmax(-1) == draw.labels).double().mean().item()
 
 
+def table_row(*cells: object) -> str:
+    """A line of a Markdown table."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def table_head(*columns: object) -> list[str]:
+    """The first two lines of a Markdown table."""
+    return [table_row(*columns), "|---" * len(columns) + "|"]
+
+
 def interval(values: list[float], form: str = ".1f") -> str:
     """The mean over draws, with its 95 % interval."""
     found = torch.tensor(values, dtype=torch.float64)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
+from own_data_draws import table_head, table_row
 from torch import Tensor, nn
 
 from fewshot_lib import data
@@ -66,7 +67,7 @@ def rows_of(source: str, is_set: bool, options: argparse.Namespace) -> Iterator[
                 text += f" ({100 * gain.mean:+.1f} ± {100 * gain.ci95:.1f})"
             cells[name].append(text)
     for name, texts in cells.items():
-        yield f"| {name} | {' | '.join(texts)} |"
+        yield table_row(name, *texts)
 
 
 def main() -> None:
@@ -77,8 +78,7 @@ def main() -> None:
     parser.add_argument("--shots", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--episodes", type=int, default=600)
     options = parser.parse_args()
-    print(f"| encoder | {' | '.join(f'{n}-shot' for n in options.shots)} |")
-    print("|---" * (1 + len(options.shots)) + "|")
+    print(*table_head("encoder", *(f"{n}-shot" for n in options.shots)), sep="\n")
     for source in [*options.folders, *options.sets]:
         for row in rows_of(source, source in options.sets, options):
             print(row, flush=True)

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from own_data_draws import ALL, FIRST, PER_CLASS, Set, accuracy, read
+from own_data_draws import ALL, FIRST, PER_CLASS, Set, accuracy, read, table_head, table_row
 
 from fewshot_lib import data
 from fewshot_lib.classifier.naming import TEMPLATE, spoken
@@ -122,14 +122,13 @@ def measure(options: argparse.Namespace) -> Iterator[str]:
         methods[0] = NamesAsExamples(uses_names=False)
         for network in methods[1:]:
             network.uses_names = False
-    yield f"| classes | method | {' | '.join(columns)} |"
-    yield "|---" * (2 + len(columns)) + "|"
+    yield from table_head("classes", "method", *columns)
     for name, found in sets(options.split, TextEncoder(max_tokens=MAX_TOKENS)):
         columns_of = [at_once(found, methods, k, options.draws) for k in SHOTS]
         columns_of += [in_episodes(name, found, methods, k) for k in EPISODE_SHOTS]
         rows = [f"**{methods[0].name}**", *(f"relational, {kind}" for kind in KINDS)]
-        for row, cells in zip(rows, zip(*columns_of, strict=True), strict=True):
-            yield f"| {name}, {len(found.names)} | {row} | {' | '.join(cells)} |"
+        for called, cells in zip(rows, zip(*columns_of, strict=True), strict=True):
+            yield table_row(f"{name}, {len(found.names)}", called, *cells)
 
 
 @torch.no_grad()

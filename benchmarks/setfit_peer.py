@@ -48,7 +48,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from own_data_draws import chosen, compared, dealt, interval
+from own_data_draws import chosen, compared, dealt, interval, table_head, table_row
 from setfit_steps import tuned
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
@@ -260,7 +260,8 @@ Fits = dict[tuple, dict[str, Any]]  # (data set, shots, draw, method, precision)
 def in_both(found: Fits) -> Iterator[tuple[str, int, dict[int, Any], dict[int, Any], list[int], list[float]]]:
     """Set, examples, fits of the default and of SetFit by draw, draws of both, what the default is ahead."""
     for name, n_shot in sorted({key[:2] for key in found}):
-        ours, theirs = (of(found, name, n_shot, *kind) for kind in ((DEFAULT, "float32"), (SETFIT, None)))
+        ours = fits_of(found, name, n_shot, DEFAULT, "float32")
+        theirs = fits_of(found, name, n_shot, SETFIT, None)
         draws = sorted(ours.keys() & theirs.keys())
         if len(draws) > 1:  # one has no interval
             ahead = [ours[d]["accuracy"] - theirs[d]["accuracy"] for d in draws]
@@ -275,17 +276,14 @@ def by_key(rows: list[dict[str, Any]]) -> Fits:
 def tables(rows: list[dict[str, Any]]) -> Iterator[str]:
     """The lines of the page."""
     found = by_key(rows)
-    head = ["data set", "examples", "draws", "default", "SetFit", "difference", "SetFit in"]
-    head += ["fit, default", "fit, SetFit", "ratio"]
-    yield f"| {' | '.join(head)} |"
-    yield "|---" * len(head) + "|"
+    columns = ["data set", "examples", "draws", "default", "SetFit", "difference", "SetFit in"]
+    yield from table_head(*columns, "fit, default", "fit, SetFit", "ratio")
     for name, n_shot, ours, theirs, draws, ahead in in_both(found):
         accuracies = [interval([each[d]["accuracy"] for d in draws]) for each in (ours, theirs)]
-        cells = [name, n_shot, len(draws), *accuracies, interval(ahead)]
-        on_cpu = {used: of(found, name, n_shot, SETFIT, used) for used in ("float32", "bfloat16")}
+        on_cpu = {used: fits_of(found, name, n_shot, SETFIT, used) for used in ("float32", "bfloat16")}
         used = next(filter(on_cpu.get, on_cpu), "")
-        cells += [ways(theirs, draws), *times(ours, on_cpu.get(used, {}), used)]
-        yield f"| {' | '.join(map(str, cells))} |"
+        cells = interval(ahead), ways(theirs, draws), *times(ours, on_cpu.get(used, {}), used)
+        yield table_row(name, n_shot, len(draws), *accuracies, *cells)
     yield from precisions(found)
 
 
@@ -312,9 +310,9 @@ def finding(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def of(
-    found: dict[tuple, dict], name: str, n_shot: int, method: str, precision: str | None
-) -> dict[int, dict]:
+def fits_of(
+    found: Fits, name: str, n_shot: int, method: str, precision: str | None
+) -> dict[int, dict[str, Any]]:
     """The results of a method by draw; precision None: float32 where it was run, else TF32, else the rest."""
     wanted = in_order({key[4] for key in found}) if precision is None else (precision,)
     keys = [key for p in wanted for key in found if (*key[:2], *key[3:]) == (name, n_shot, method, p)]
@@ -350,7 +348,7 @@ def times(ours: dict[int, dict], theirs: dict[int, dict], used: str) -> list[str
     return [f"{own:.2f} s", f"{other:.0f} s, {used}", f"{ratio:.0f}"]
 
 
-def precisions(found: dict[tuple, dict]) -> Iterator[str]:
+def precisions(found: Fits) -> Iterator[str]:
     """By how much SetFit's accuracy differs between two ways to run it, where draws were run in both."""
     kinds = in_order({key[4] for key in found if key[3] == SETFIT})
     for less, more in itertools.combinations(kinds, 2):

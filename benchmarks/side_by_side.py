@@ -27,7 +27,8 @@ from typing import NamedTuple
 import torch
 from speed import classifier, evaluation, finetuning, growth, joint, laptop, maml, notebooks, peers, prompts
 
-from fewshot_lib.data.cache import atomic_write
+from fewshot_lib.course.records import markdown
+from fewshot_lib.data.cache import write_whole
 
 HERE = Path(__file__).parent
 RECORDED = HERE.parent / "results" / "setfit.jsonl"
@@ -99,11 +100,6 @@ def run(part: str, options: argparse.Namespace) -> Found:
     return Found(rows, machine(), date.today().isoformat(), minutes, curves)
 
 
-def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """A Markdown table."""
-    return ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
-
-
 def against_targets(found: dict[str, Found]) -> list[list[str]]:
     """A row for every target and case: what was to be reached, what was, and whether that is enough."""
     rows = []
@@ -139,7 +135,7 @@ def page(found: dict[str, Found], pictures: str) -> list[str]:
     lines += [in_short(found, targets), ""]
     if targets:
         head = ["case", "beside", "target", "measured", "verdict"]
-        lines += ["Targets, by the median of the rounds:", "", *table(head, targets), ""]
+        lines += ["Targets, by the median of the rounds:", "", markdown(head, targets), ""]
     lines += [
         "`python benchmarks/side_by_side.py` wrote this part of the page, from "
         "[results/speed](../results/speed)",
@@ -153,7 +149,7 @@ def page(found: dict[str, Found], pictures: str) -> list[str]:
             lines += ["Not run.", ""]
             continue
         result = found[part]
-        lines += [*table(module.HEAD, result.rows), ""]
+        lines += [markdown(module.HEAD, result.rows), ""]
         if result.machine:
             took = f", {result.minutes:.1f} minutes" if result.minutes else ""
             lines += [f"{result.machine}; {result.day}{took}.", ""]
@@ -197,8 +193,7 @@ def main(arguments: list[str] | None = None) -> None:
     for part in missing:
         print(f"{part} …", flush=True)
         result = run(part, options)
-        with atomic_write(options.out / f"{part}.json") as temporary:
-            temporary.write_text(json.dumps(result._asdict(), indent=1), encoding="utf-8")
+        write_whole(options.out / f"{part}.json", json.dumps(result._asdict(), indent=1))
     found = kept(options.out, options.setfit)
     pictures = options.page.parent / "pictures"
     pictures.mkdir(exist_ok=True)
@@ -207,8 +202,7 @@ def main(arguments: list[str] | None = None) -> None:
     before, _, rest = options.page.read_text(encoding="utf-8").partition(START)
     after = rest.partition(END)[2]
     text = "\n".join([before + START, "", *page(found, pictures.name), END]) + after
-    with atomic_write(options.page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_whole(options.page, text)
     print(f"{options.page}: {len(found)} of {len(PARTS)} parts", flush=True)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from fewshot_lib import data
 from fewshot_lib.core import EpisodeResults, EpisodeSampler, compare_paired, evaluate, pick_device
-from fewshot_lib.course.results_rows import markdown
+from fewshot_lib.course.records import markdown
 from fewshot_lib.encoders import TextEncoder, extract_features
 from fewshot_lib.prototypes import cosine_prototypes, logistic_regression, name_features, name_mix, zero_shot
 

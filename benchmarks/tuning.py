@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from own_data_draws import chosen, compared, interval
+from own_data_draws import chosen, compared, interval, table_head, table_row
 from setfit_peer import RESULTS, SETFIT, clock, exactness, examples, keep, results
 
 from fewshot_lib import data
@@ -63,8 +63,7 @@ def choose(name: str, n_shot: int, draw: int) -> Iterator[str]:
     tuning.EPOCHS = 1
     for tuning.LR, tuning.STEPS in itertools.product((3e-4, 1e-3), (8, 30)):
         encoder = tuning.tune_on(frozen, frozen.rows_[frozen.mask_])
-        cells = [name, n_shot, draw, tuning.LR, tuning.STEPS, gain(encoder.tuned), gain(encoder)]
-        yield f"| {' | '.join(map(str, cells))} |"
+        yield table_row(name, n_shot, draw, tuning.LR, tuning.STEPS, gain(encoder.tuned), gain(encoder))
 
 
 def of_few_classes(name: str, n_shot: int, draw: int) -> tuple[list[str], list[str], list[str], np.ndarray]:
@@ -90,9 +89,8 @@ def table(rows: list[dict[str, Any]], of_setfit: list[dict[str, Any]]) -> Iterat
         for r in sorted(of_setfit, key=lambda r: exactness(r["precision"]))
         if r["method"] == SETFIT
     }
-    head = ["data set", "examples", "draws", "frozen", "tuned", "difference", "less SetFit", "tuned in"]
-    yield f"| {' | '.join([*head, 'a fit takes'])} |"
-    yield "|---" * (len(head) + 1) + "|"
+    columns = ["data set", "examples", "draws", "frozen", "tuned", "difference", "less SetFit", "tuned in"]
+    yield from table_head(*columns, "a fit takes")
     of_cells = itertools.groupby(
         sorted(rows, key=lambda r: (r["dataset"], r["shots"])),
         lambda r: (r["dataset"], r["classes"], r["shots"]),
@@ -103,17 +101,16 @@ def table(rows: list[dict[str, Any]], of_setfit: list[dict[str, Any]]) -> Iterat
         gains.append([r["tuned"] - r["frozen"] for r in drawn])
         less = [r["tuned"] - theirs[key] for r in drawn if (key := (name, n_shot, r["draw"])) in theirs]
         cells = [f"{name}, {n_classes} classes", n_shot, len(drawn)]
-        cells += [said([r[kind] for r in drawn]) for kind in ("frozen", "tuned")]
-        cells += [said(gains[-1]), said(less), f"{sum(r['taken'] for r in drawn)} of {len(drawn)}"]
+        measured = *([r[kind] for r in drawn] for kind in ("frozen", "tuned")), gains[-1], less
+        cells += [*map(with_interval, measured), f"{sum(r['taken'] for r in drawn)} of {len(drawn)}"]
         timed = [r["cpu_seconds"] for r in drawn if r["device"] == "cpu"]
-        cells += [f"{np.mean(timed):.0f} s" if timed else ""]
-        yield f"| {' | '.join(map(str, cells))} |"
+        yield table_row(*cells, f"{np.mean(timed):.0f} s" if timed else "")
     if len(gains) > 1:
-        cells = ["mean of the rows", "", len(rows), "", "", said([float(np.mean(each)) for each in gains])]
-        yield f"| {' | '.join(map(str, cells))} | | | |"
+        mean = with_interval([float(np.mean(each)) for each in gains])
+        yield f"{table_row('mean of the rows', '', len(rows), '', '', mean)} | | |"
 
 
-def said(values: list[float]) -> str:
+def with_interval(values: list[float]) -> str:
     """Their mean with its interval, which one value has not."""
     return interval(values) if len(values) > 1 else "".join(f"{value:.1f}" for value in values)
 
@@ -135,7 +132,7 @@ def main() -> None:
         return
     keys = itertools.product(options.datasets, options.shots, range(options.draws))
     if options.choose:
-        print("| data set | examples | draw | rate | steps | tuned alone | both |\n" + "|---" * 7 + "|")
+        print(*table_head("data set", "examples", "draw", "rate", "steps", "tuned alone", "both"), sep="\n")
         for line in itertools.chain.from_iterable(itertools.starmap(choose, keys)):
             print(line, flush=True)
         return

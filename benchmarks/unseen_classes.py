@@ -31,6 +31,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from own_data_draws import table_head, table_row
 from torch import Tensor, nn
 
 from fewshot_lib import data
@@ -38,7 +39,7 @@ from fewshot_lib.core import half_width, seed_everything
 from fewshot_lib.course.records import csv_table
 from fewshot_lib.course.results import read_lines
 from fewshot_lib.data import ClassDataset
-from fewshot_lib.data.cache import atomic_write
+from fewshot_lib.data.cache import write_whole
 from fewshot_lib.encoders import TextEncoder, extract_features
 from fewshot_lib.graphs import GATTransformer, InContext, RelationalNetwork
 from fewshot_lib.multitask import Task, TaskSampler, evaluate_tasks, task_episodes, train_jointly
@@ -126,17 +127,6 @@ def cell(task: Task, head: str, n_steps: int, seed: int) -> list[Row]:
     return [row | {"seconds": f"{time.process_time() - start:.0f}"} for row in rows]
 
 
-def read(path: Path) -> list[Row]:
-    """The rows that an earlier run left."""
-    return read_lines(path) if path.is_file() else []
-
-
-def write(path: Path, rows: list[Row]) -> None:
-    """All rows, whole or not at all."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(csv_table(rows, COLUMNS), encoding="utf-8")
-
-
 def table(rows: list[Row]) -> str:
     """Points gained over prototypes on unseen (on seen) classes, with their interval over seeds."""
     lines = []
@@ -145,13 +135,10 @@ def table(rows: list[Row]) -> str:
         counts = sorted({int(row["classes"]) for row in own})
         start = [float(row["unseen"]) - float(row["gain"]) for row in own]
         lines += [f"### {name}, {n_shot}-shot: prototypes {sum(start) / len(start):.1f} %\n"]
-        lines += [
-            f"| head | {' | '.join(f'{n} classes' for n in counts)} |",
-            "|---" * (1 + len(counts)) + "|",
-        ]
+        lines += table_head("head", *(f"{n} classes" for n in counts))
         for head in (head for head in HEADS if any(row["head"] == head for row in own)):
             cells = (points([r for r in own if r["head"] == head and int(r["classes"]) == n]) for n in counts)
-            lines.append(f"| {head} | {' | '.join(cells)} |")
+            lines.append(table_row(head, *cells))
         lines.append("")
     return "\n".join(lines)
 
@@ -176,7 +163,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    rows = read(options.out / "unseen_classes.csv")
+    rows = read_lines(options.out / "unseen_classes.csv")
     tasks = []
     for name in options.datasets:
         dataset = data.load(name)
@@ -190,7 +177,7 @@ def main() -> None:
                     key = (task.name, head, str(n_classes), str(seed))
                     if key not in {(r["dataset"], r["head"], r["classes"], r["seed"]) for r in rows}:
                         rows += cell(part, head, options.steps, seed)
-                        write(options.out / "unseen_classes.csv", rows)
+                        write_whole(options.out / "unseen_classes.csv", csv_table(rows, COLUMNS))
     text = table(rows)
     (options.out / "unseen_classes.md").write_text(text, encoding="utf-8")
     print(text)

@@ -134,8 +134,8 @@ def test_setfit_is_compared_on_the_draws_that_both_have(side_by_side, tmp_path):
     assert rows == [["a", "1", "1", "1.00", "300.0", "float32", "**300**"]]
     recorded = side_by_side.classifier.measure(side_by_side.RECORDED)
     assert {tuple(row[:2]) for row in recorded} >= {("amazon", str(shots)) for shots in (1, 2, 4)}
-    rows = side_by_side.table(side_by_side.classifier.HEAD, recorded)
-    assert "\n".join(rows) in (FOLDER / "README.md").read_text(encoding="utf-8"), "not the recorded fits"
+    table = side_by_side.markdown(side_by_side.classifier.HEAD, recorded)
+    assert table in (FOLDER / "README.md").read_text(encoding="utf-8"), "not the recorded fits"
 
 
 @pytest.mark.slow

@@ -237,7 +237,7 @@ def test_the_page_of_other_choices_has_what_was_measured_and_its_first_is_that_o
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import field_choices
 
-    lines = field_choices.read(field_choices.TABLE)
+    lines = field_choices.read_lines(field_choices.TABLE)
     assert field_choices.page(lines) == field_choices.PAGE.read_text(encoding="utf-8")
     published = {
         (cell["set"], cell["method"], cell["shots"]): cell["mean"]

@@ -14,14 +14,7 @@ from torch.testing import assert_close
 from fewshot_lib.core import few_shot_method
 from fewshot_lib.encoders import Conv4
 from fewshot_lib.finetuning import TIM, EncoderFineTuning, FineTuning, TransductiveFineTuning
-from fewshot_lib.graphs import (
-    Blocks,
-    Combined,
-    GATTransformer,
-    InContext,
-    RelationalNetwork,
-    load_relational,
-)
+from fewshot_lib.graphs import Blocks, Combined, GATTransformer, InContext, RelationalNetwork, load_relational
 from fewshot_lib.maml import MAML, Classifier, norms, prototype_head
 from fewshot_lib.prompts import (
     LabelEmbedding,

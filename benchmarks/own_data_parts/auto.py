@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import torch
-from own_data_draws import PER_CLASS, SEED, interval, read
+from own_data_draws import PER_CLASS, SEED, interval, read, table_head, table_row
 from own_data_parts.choose import WRONG, one_of_choice
 from own_data_parts.lookup import fitted, written
 
@@ -28,8 +28,7 @@ def table(name: str, options: argparse.Namespace, encoder: TextEncoder) -> Itera
     """The table of ``method="auto"`` against the default, on training and validation classes."""
     found = read(name, encoder, ("train", "val"), PER_CLASS)
     yield f"### {name}: 5 to {AUTO_WAYS} classes, {options.draws} draws\n"
-    yield "| examples | names | default | auto is better by | chosen |"
-    yield "|---|---|---|---|---|"
+    yield from table_head("examples", "names", "default", "auto is better by", "chosen")
     for n_shot, wrong in itertools.product([n for n in options.shots if n >= AUTO_FROM], (0.0, WRONG)):
         default, gains, chosen = [], [], Counter[str]()
         for draw in range(options.draws):
@@ -45,5 +44,5 @@ def table(name: str, options: argparse.Namespace, encoder: TextEncoder) -> Itera
             chosen[both[1].method_.name] += 1
         kind = "some wrong" if wrong else "right"
         counts = ", ".join(f"{method} {n}" for method, n in chosen.most_common())
-        yield f"| {n_shot} | {kind} | {interval(default)} | {interval(gains)} | {counts} |"
+        yield table_row(n_shot, kind, interval(default), interval(gains), counts)
     yield ""

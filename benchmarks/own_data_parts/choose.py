@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator
 
 import torch
-from own_data_draws import PER_CLASS, Set, accuracy, read
+from own_data_draws import PER_CLASS, Set, accuracy, read, table_head, table_row
 from torch import Tensor
 
 from fewshot_lib.encoders import TextEncoder
@@ -43,14 +43,13 @@ def table(name: str, options: argparse.Namespace, encoder: TextEncoder) -> Itera
         for n_shot, wrong in itertools.product(options.shots, (0.0, WRONG))
     }
     columns = [f"{n_shot}{', some wrong' if wrong else ''}" for n_shot, wrong in tasks]
-    yield f"| w | C | τ | {' | '.join(columns)} | mean |"
-    yield "|---" * (4 + len(columns)) + "|"
+    yield from table_head("w", "C", "τ", *columns, "mean")
     around = [(3, C, 0.2) for C in (2, 5, 10)]
     for weight, C, temperature in [*itertools.product((2, 3, 4), (None,), (0.1, 0.2, 0.4)), *around]:
         method = NamesAsExamples(weight, C, temperature)
         means = [sum(accuracy(method, d) for d in draws) / len(draws) for draws in tasks.values()]
-        cells = " | ".join(f"{mean:.1f}" for mean in means)
-        yield f"| {weight} | {C or '√N'} | {temperature} | {cells} | {sum(means) / len(means):.2f} |"
+        cells = (f"{mean:.1f}" for mean in means)
+        yield table_row(weight, C or "√N", temperature, *cells, f"{sum(means) / len(means):.2f}")
 
 
 def one_of_choice(found: Set, seed: int, wrong: float, most: int = 64) -> Set:

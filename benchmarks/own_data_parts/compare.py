@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from own_data_draws import accuracy, compared, read
+from own_data_draws import accuracy, compared, read, table_head, table_row
 from torch import Tensor
 
 from fewshot_lib.classifier.words import WEIGHT
@@ -82,20 +82,19 @@ def table(name: str, options: argparse.Namespace, encoder: TextEncoder) -> Itera
         print(name, n_shot, [f"{a:.1f}" for a in per_shot[n_shot].mean(1)], flush=True)
     shots = [f"{n_shot} example{'s' if n_shot > 1 else ''}" for n_shot in options.shots]
     yield f"### {name}: {len(found.names)} classes, {options.draws} draws\n"
-    yield f"| method | {' | '.join(shots)} |"
-    yield "|---" * (1 + len(shots)) + "|"
-    for row, (method, words) in enumerate(ROWS):
-        cells = [cell(a[row], a[0] if row else None) for a in per_shot.values()]
-        yield f"| {label(method, words)} | {' | '.join(cells)} |"
+    yield from table_head("method", *shots)
+    for i, (method, words) in enumerate(ROWS):
+        cells = (cell(a[i], a[0] if i else None) for a in per_shot.values())
+        yield table_row(label(method, words), *cells)
     yield ""
     verdicts: dict[str, list[str]] = {"behind": [], "not told apart from": []}
     for n_shot, accuracies in per_shot.items():
-        for row in range(1, len(ROWS)):
-            difference = accuracies[0] - accuracies[row]
+        for own, other in zip(accuracies[1:], ROWS[1:], strict=True):
+            difference = accuracies[0] - own
             if abs(difference.mean()) <= half_width(difference):
-                verdicts["not told apart from"].append(f"{label(*ROWS[row])} at {n_shot}")
+                verdicts["not told apart from"].append(f"{label(*other)} at {n_shot}")
             elif difference.mean() < 0:
-                verdicts["behind"].append(f"{label(*ROWS[row])} at {n_shot}")
+                verdicts["behind"].append(f"{label(*other)} at {n_shot}")
     said = [f"{verdict} {', '.join(whom)}" for verdict, whom in verdicts.items() if whom]
     yield f"Names as examples is {'; '.join([*said, 'ahead of all others' if said else 'ahead of all'])}.\n"
 

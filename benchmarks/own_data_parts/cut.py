@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from own_data_draws import PER_CLASS, accuracy, interval, read
+from own_data_draws import PER_CLASS, accuracy, interval, read, table_head, table_row
 
 from fewshot_lib.encoders import TextEncoder
 from fewshot_lib.prototypes import names_as_examples
@@ -27,8 +27,7 @@ def table(name: str, options: argparse.Namespace, encoder: TextEncoder) -> Itera
     sets = {most: read(name, reader, ("train", "val"), PER_CLASS) for most, reader in cuts.items()}
     yield f"### {name}: {len(sets[encoder.max_tokens].names)} classes, {options.draws} draws\n"
     others = [most for most in CUTS if most != encoder.max_tokens]
-    yield f"| examples | {encoder.max_tokens} tokens | {' | '.join(map(str, others))} |"
-    yield "|---" * (2 + len(others)) + "|"
+    yield from table_head("examples", f"{encoder.max_tokens} tokens", *others)
     for n_shot in options.shots:
         found = {
             most: [
@@ -38,4 +37,4 @@ def table(name: str, options: argparse.Namespace, encoder: TextEncoder) -> Itera
         }
         own = found[encoder.max_tokens]
         gains = [interval([a - b for a, b in zip(found[most], own, strict=True)]) for most in others]
-        yield f"| {n_shot} | {interval(own)} | {' | '.join(gains)} |"
+        yield table_row(n_shot, interval(own), *gains)

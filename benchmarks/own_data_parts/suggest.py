@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 
 import torch
-from own_data_draws import ALL, PER_CLASS, SEED, Set, interval, read
+from own_data_draws import ALL, PER_CLASS, SEED, Set, interval, read, table_head, table_row
 from own_data_parts.lookup import fitted, written
 
 from fewshot_lib.encoders import TextEncoder
@@ -29,12 +29,11 @@ def table(name: str, options: argparse.Namespace, encoder: TextEncoder) -> Itera
         dtype=torch.float64,
     )  # (draws, 2, rounds)
     yield f"### {name}: {len(found.names)} classes, {options.draws} draws\n"
-    yield "| texts labelled besides | suggested | at random | difference |"
-    yield "|---|---|---|---|"
+    yield from table_head("texts labelled besides", "suggested", "at random", "difference")
     for step in range(curves.shape[-1]):
         asked, random = curves[:, 0, step], curves[:, 1, step]
-        cells = interval(asked.tolist()), interval(random.tolist()), interval((asked - random).tolist())
-        yield f"| {step * ROUND} | {' | '.join(cells)} |"
+        columns = asked, random, asked - random
+        yield table_row(step * ROUND, *(interval(each.tolist()) for each in columns))
     yield ""
 
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 
 import torch
-from own_data_draws import ALL, PER_CLASS, SEED, Set, interval, read
+from own_data_draws import ALL, PER_CLASS, SEED, Set, interval, read, table_head, table_row
 from own_data_parts.lookup import fitted, written
 from sklearn.metrics import roc_auc_score
 
@@ -41,13 +41,12 @@ def table(name: str, options: argparse.Namespace, encoder: TextEncoder) -> Itera
     found = read(name, encoder, ALL, PER_CLASS)
     n_known = len(found.names) // 2
     yield f"### {name}: {n_known} of {len(found.names)} classes known, {options.draws} draws\n"
-    yield f"| examples | {' | '.join(UNKNOWN)} |"
-    yield "|---" * (1 + len(UNKNOWN)) + "|"
+    yield from table_head("examples", *UNKNOWN)
     for n_shot in options.shots:
         per_draw = [one_of_unknown(found, n_known, n_shot, SEED + draw) for draw in range(options.draws)]
         forms = [".1f"] * (len(UNKNOWN) - 1) + [".2f"]
-        cells = [interval(list(v), form) for v, form in zip(zip(*per_draw, strict=True), forms, strict=True)]
-        yield f"| {n_shot} | {' | '.join(cells)} |"
+        columns = zip(zip(*per_draw, strict=True), forms, strict=True)
+        yield table_row(n_shot, *(interval(list(values), form) for values, form in columns))
     yield ""
 
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 
 import torch
-from own_data_draws import PER_CLASS, SEED, Set, compared, interval, read
+from own_data_draws import PER_CLASS, SEED, Set, compared, interval, read, table_head, table_row
 
 from fewshot_lib.classifier.unlabelled import WithUnlabelled
 from fewshot_lib.encoders import TextEncoder
@@ -33,14 +33,13 @@ def table(name: str, options: argparse.Namespace, encoder: TextEncoder) -> Itera
     found = read(name, encoder, compared(name)[0], PER_CLASS)
     n_known = (len(found.names) + 1) // 2
     yield f"### {name}: {n_known} of {len(found.names)} classes, {options.draws} draws\n"
-    yield f"| examples | without | {' | '.join(POOLS)} |"
-    yield "|---" * (2 + len(POOLS)) + "|"
+    yield from table_head("examples", "without", *POOLS)
     for n_shot in options.shots:
         draws = [one_of_unlabelled(found, n_known, n_shot, SEED + d) for d in range(options.draws)]
         without, *with_pool = zip(*draws, strict=True)
         gains = [[b - a for a, b in zip(without, pool, strict=True)] for pool in with_pool]
-        cells = " | ".join(f"+ {interval(gain)}".replace("+ -", "−") for gain in gains)
-        yield f"| {n_shot} | {interval(list(without))} | {cells} |"
+        cells = (f"+ {interval(gain)}".replace("+ -", "−") for gain in gains)
+        yield table_row(n_shot, interval(list(without)), *cells)
     yield ""
 
 

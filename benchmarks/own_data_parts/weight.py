@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator
 
 import torch
-from own_data_draws import PER_CLASS, SEED, interval, read
+from own_data_draws import PER_CLASS, SEED, interval, read, table_head, table_row
 from own_data_parts.choose import CHOSEN_ON, one_of_choice
 from own_data_parts.wrong_names import SHARES, of_one
 
@@ -33,8 +33,7 @@ def table(name: str, options: argparse.Namespace, encoder: TextEncoder) -> Itera
     sets = [read(name, encoder, ("train", "val"), PER_CLASS) for name in CHOSEN_ON]
     shots, seeds = [n for n in options.shots if n > 1], range(SEED, SEED + options.draws)
     yield f"### Training and validation classes of {len(sets)} sets, {options.draws} tasks of each\n"
-    yield f"| names that are wrong | {' | '.join(f'{n} examples' for n in shots)} |"
-    yield "|---" * (1 + len(shots)) + "|"
+    yield from table_head("names that are wrong", *(f"{n} examples" for n in shots))
     for share in SHARES:
         cells = []
         for n_shot in shots:
@@ -42,5 +41,5 @@ def table(name: str, options: argparse.Namespace, encoder: TextEncoder) -> Itera
             draws = [one_of_choice(one, seed, share, WAYS).draw(n_shot, seed, words=0) for one, seed in tasks]
             ours, fixed, _ = torch.tensor([of_one(draw) for draw in draws], dtype=torch.float64).T
             cells.append(interval((ours - fixed).tolist()))
-        yield f"| {share:.0%} | {' | '.join(cells)} |"
+        yield table_row(f"{share:.0%}", *cells)
     yield ""

@@ -6,7 +6,7 @@ import argparse
 import itertools
 from collections.abc import Iterator
 
-from own_data_draws import PER_CLASS, SEED, accuracy, interval, read
+from own_data_draws import PER_CLASS, SEED, accuracy, interval, read, table_head, table_row
 from own_data_parts.choose import CHOSEN_ON, WRONG, one_of_choice
 
 from fewshot_lib.encoders import TextEncoder
@@ -35,8 +35,7 @@ def table(name: str, options: argparse.Namespace, encoder: TextEncoder) -> Itera
     yield f"### Training and validation classes of {len(sets)} sets, {options.draws} tasks of each\n"
     columns = list(itertools.product(options.shots, (0.0, WRONG)))
     said = [f"{n_shot}{', some names wrong' if wrong else ''}" for n_shot, wrong in columns]
-    yield f"| α | {' | '.join(said)} |"
-    yield "|---" * (1 + len(columns)) + "|"
+    yield from table_head("α", *said)
     gains: dict[float, list[str]] = {weight: [] for weight in WEIGHTS}
     for n_shot, wrong in columns:
         tasks = list(itertools.product(sets, range(SEED, SEED + options.draws)))
@@ -49,5 +48,5 @@ def table(name: str, options: argparse.Namespace, encoder: TextEncoder) -> Itera
             gains[weight].append(interval([a - b for a, b in zip(own, without, strict=True)], "+.1f"))
         print(n_shot, wrong, {weight: cells[-1] for weight, cells in gains.items()}, flush=True)
     for weight, cells in gains.items():
-        yield f"| {weight} | {' | '.join(cells)} |".replace("± +", "± ")
+        yield table_row(weight, *cells).replace("± +", "± ")
     yield ""

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 
 import torch
-from own_data_draws import SEED, Draw, accuracy, compared, interval, read
+from own_data_draws import SEED, Draw, accuracy, compared, interval, read, table_head, table_row
 from own_data_parts.choose import handed_round
 
 from fewshot_lib.encoders import TextEncoder
@@ -27,9 +27,8 @@ def table(name: str, options: argparse.Namespace, encoder: TextEncoder) -> Itera
     found = read(name, encoder, *compared(name))
     shots, n_way = [n for n in options.shots if n > 1], len(found.names)
     yield f"### {name}: {n_way} classes, {options.draws} draws\n"
-    columns = [f"{n} examples (over w = 3; over no names)" for n in shots]
-    yield f"| names that are wrong | {' | '.join(columns)} |"
-    yield "|---" * (1 + len(shots)) + "|"
+    columns = (f"{n} examples (over w = 3; over no names)" for n in shots)
+    yield from table_head("names that are wrong", *columns)
     for share in SHARES:
         cells = []
         for n_shot in shots:
@@ -41,7 +40,7 @@ def table(name: str, options: argparse.Namespace, encoder: TextEncoder) -> Itera
             ours, fixed, without = torch.tensor(rows, dtype=torch.float64).T
             gains = [interval((ours - other).tolist(), "+.1f") for other in (fixed, without)]
             cells.append(f"{interval(ours.tolist())} ({'; '.join(gains)})".replace("± +", "± "))
-        yield f"| {share:.0%} | {' | '.join(cells)} |"
+        yield table_row(f"{share:.0%}", *cells)
     yield ""
 
 

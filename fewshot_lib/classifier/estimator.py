@@ -78,27 +78,29 @@ class Labelled(NamedTuple):
 class FewShotClassifier(ClassifierMixin, BaseEstimator):
     """A classifier of texts, pictures or features from a few examples of each class.
 
-    method: None for the default (``NamesAsExamples``, and the examples say how much the names count, see
-        ``prototypes.name_weight``; logistic regression where the classes have no names), any few-shot method
-        of the library, or "auto": another one where held-out examples are clearly for it, from three examples
-        a class on. A transductive one answers the inputs of *one* call together.
-    encoder: of texts a name or path for ``TextEncoder`` (None: all-MiniLM-L6-v2) or a module; of pictures
-        "photos" (``PhotoEncoder``), "pixels" (the least that can be done) or a module (n, c, h, w) -> (n, d)
-        (None: "photos" where it is installed, else "pixels").
-    max_tokens: of texts, after how many the encoder stops reading (None: where it was published to, 256 of
-        MiniLM; 512 there take longer, and are better on 20 Newsgroups and worse on Reuters:
-        ``benchmarks/own_data.md``).
-    size, color: of picture *files*, as in ``data.from_folder`` (None: as suits the encoder); arrays stay.
+    method: None for the default, logistic regression that takes the name of a class for further examples of
+        it (``NamesAsExamples``; for how many, the examples decide: ``prototypes.name_weight``). Or any
+        few-shot method of the library; a transductive one answers the inputs of *one* call together. Or
+        "auto": from three examples a class on, another method if it is clearly better on held-out examples.
+    encoder: for texts, a name or path for ``TextEncoder`` (None: all-MiniLM-L6-v2) or a module; for pictures,
+        "photos" (``PhotoEncoder``), "pixels" (no encoder at all) or a module (n, c, h, w) -> (n, d) (None:
+        "photos" where it is installed, else "pixels").
+    max_tokens: how many tokens of a text the encoder reads. None: as many as its publishers had it read, 256
+        for MiniLM; with 512 it takes longer, and is better on 20 Newsgroups and worse on Reuters
+        (``benchmarks/own_data.md``).
+    size, color: how picture *files* are read, as in ``data.from_folder`` (None: as suits the encoder); arrays
+        are taken as they are.
     names: "auto" (the labels themselves, where they are words), None, or {label: name}. Used with texts.
     template: the sentence that a name is put into.
-    words: of texts, how much the words themselves count where the encoder counts 1: α of ``words``. None: 0.6
-        with a ``TextEncoder``, but for a ``method`` that is a trained network, which knows the encoder's
+    words: how much the words of a text count beside its encoding, which counts 1: α of ``words``. None: 0.6
+        with a ``TextEncoder``; but 0 if ``method`` is a trained network, which has learnt the encoder's
         features alone.
 
-    Learnt: ``classes_``, ``names_`` (None: no names), ``method_``, ``n_examples_`` per class, ``accuracy_``
-    on held-out examples, which have also said how much names count, with its 95 % ``accuracy_interval_`` (NaN
-    and (0, 1) where none can be held out), ``temperature_`` of the probabilities; with "auto", ``choice_``
-    {method: held-out accuracy}; where tuning was tried, ``tuning_`` {"frozen", "tuned": held-out accuracy}.
+    Learnt: ``classes_``; ``names_`` (None: no names); ``method_``; ``n_examples_`` per class; ``accuracy_``
+    on held-out examples, the same that decided how much names count, with its 95 % ``accuracy_interval_``
+    (NaN and (0, 1) where none can be held out); ``temperature_`` of the probabilities; with "auto",
+    ``choice_`` {method: held-out accuracy}; where tuning was tried, ``tuning_`` {"frozen", "tuned": held-out
+    accuracy}.
     """
 
     def __init__(

@@ -11,13 +11,7 @@ from torch import Tensor, nn
 
 from fewshot_lib.classifier.unlabelled import WithUnlabelled
 from fewshot_lib.core import Method
-from fewshot_lib.prototypes import (
-    NamesAsExamples,
-    SoftmaxHead,
-    cosine_prototypes,
-    name_mix,
-    zero_shot,
-)
+from fewshot_lib.prototypes import NamesAsExamples, SoftmaxHead, cosine_prototypes, name_mix, zero_shot
 
 AUTO_FROM = 3  # examples of every class: with fewer, the choice is a lottery
 

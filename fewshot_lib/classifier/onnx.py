@@ -22,7 +22,7 @@ metadata hold the labels, and of texts the tokenizer. Using it takes onnxruntime
     print([labels[k] if p > 0.05 else None for k, p in zip(probabilities.argmax(1), known)])
 
 Elsewhere, ONNX files were found to answer otherwise than torch (setfit, issue 291): padding, the mean over
-tokens, or the cut of long texts was left to who uses the file. Here all three are in it, and it is written
+tokens, or the cut of long texts was left to their users. Here all three are in the file, and it is written
 only if onnxruntime gives what torch gives on examples of all lengths in one batch.
 """
 

@@ -48,14 +48,7 @@ UNWRITTEN = 128  # `max_tokens` of text encoders in folders that do not say it
 DESCRIPTION, NUMBERS, NEW_NUMBERS = "classifier.json", "classifier.safetensors", "classifier.new.safetensors"
 KINDS = (NamesAsExamples, WithUnlabelled, FineTuning, TransductiveFineTuning, TIM)
 SETTINGS: dict[str, Any] = {kind.__name__: kind for kind in KINDS}
-METHODS = (
-    cosine_prototypes,
-    euclidean_prototypes,
-    logistic_regression,
-    name_mix,
-    weighed_names,
-    zero_shot,
-)
+METHODS = (cosine_prototypes, euclidean_prototypes, logistic_regression, name_mix, weighed_names, zero_shot)
 FUNCTIONS = {method.name: method for method in METHODS}
 LABELS = "iubUf"  # the kinds of labels, as numpy calls them
 OF_COLUMNS = ("n_features_in_", "feature_names_in_")

@@ -37,9 +37,8 @@ from fewshot_lib.data.reporting import progress
 from fewshot_lib.encoders import TextEncoder, TextsCut, add_lora
 
 RANK, LR, EPOCHS, STEPS, BATCH, TEMPERATURE = 8, 3e-4, 8, 30, 32, 0.1
-TRAINED_ON = (
-    128  # tokens of a text: half of the time that all 256 take, and as long as what MiniLM learnt from
-)
+# Tokens of a text in tuning: half of the time that all 256 take, and as many as MiniLM was trained on.
+TRAINED_ON = 128
 FOLDS = 3  # a third of the examples is answered by an encoder tuned on the rest
 FEWEST, FEWEST_NAMELESS = 2, 4  # examples of a class: a name says what others of the class would
 # the projections of queries and values, as BERT, DistilBERT, Llama and MPNet call them

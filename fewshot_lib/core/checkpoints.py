@@ -57,7 +57,7 @@ class Progress:
 
 
 class Settings:
-    """The facts that a run hangs on, for its ``states``: a checkpoint written under others is refused.
+    """The facts that a run depends on, for its ``states``: a checkpoint of other facts is refused.
 
     Facts are numbers, texts, and lists of them; for what is larger, ``digest`` and ``data_facts``.
     """

@@ -41,8 +41,8 @@ class Episodes:
     """E episodes as row numbers into one data set.
 
     support: (E, N, K) rows; query: (E, M) rows; query_labels: (E, M), the way 0..N-1 of each query; classes:
-    (E, N), the data set's class behind each way. Where shots vary, or queries were left out, rows that only
-    fill the tensor up are False in support_mask (E, N, K) and query_mask (E, M).
+    (E, N), the data set's class behind each way. Where shots vary or queries were left out, support_mask
+    (E, N, K) and query_mask (E, M) are False for the rows that are only padding.
     """
 
     support: Tensor
@@ -130,7 +130,9 @@ class EpisodeSampler:
     classes: the class ids to draw from, (c,), for instance ``dataset.classes("train")``.
     n_shot: a number, or a (lowest, highest) range drawn anew for every episode.
     n_query: queries per class.
-    class_names: what messages call the classes; ``EpisodeSampler.of(dataset, "train")`` knows all three.
+    class_names: used in error messages.
+
+    ``EpisodeSampler.of(dataset, "train", …)`` takes labels, classes and class_names from a data set.
 
     In every episode the classes differ, support and query share no example, the classes stand in a fresh
     random order, and the queries are shuffled: a learner that predicts from the *position* of a query, or of

@@ -295,7 +295,10 @@ def over_seeds(results: list[EpisodeResults]) -> EpisodeResults:
 
 
 def compare_paired(a: EpisodeResults, b: EpisodeResults) -> PairedDifference:
-    """a minus b, on the same episodes and seeds; one without training is compared with every seed."""
+    """The difference a − b on each of the episodes that both were measured on, and for each training seed.
+
+    A result of one seed (of a method that is not trained) is compared with every seed of the other.
+    """
     if a.episodes_fingerprint != b.episodes_fingerprint:
         fix = "sample once, and evaluate both methods on the same Episodes"
         raise ValueError(f"`a` and `b` were measured on different episodes: {fix}.")

@@ -99,7 +99,7 @@ class Loop:
     validate: a score (higher is better) on *validation classes*, taken every ``validate_every`` steps and at
         the end; the model of the best score is what is left.
     checkpoint: a file, written every ``checkpoint_every`` steps, from which an interrupted run with the same
-        arguments goes on to the same numbers. resume_with: what else has a state that belongs into it.
+        arguments goes on to the same numbers. resume_with: what else has a state to be kept there.
     label: of the progress bar; with an empty one nothing is shown.
     """
 

@@ -73,7 +73,7 @@ def _pale_text(ax: Axes, text: Text) -> Iterator[str]:
 
 
 def _told_by_colour(ax: Axes) -> Iterator[str]:
-    """Entries of a legend that look the same to who sees no colours."""
+    """Entries of a legend that look the same to a reader who sees no colours."""
     handles, labels = ax.get_legend_handles_labels() if ax.get_legend() else ([], [])
     looks = [(_form(handle), label) for handle, label in zip(handles, labels, strict=True)]
     for (one, a), (other, b) in combinations(looks, 2):

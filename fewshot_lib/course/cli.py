@@ -48,21 +48,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="fewshot", description=purpose)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="run notebooks and collect their results")
-    run.set_defaults(function=_run)
-    option = run.add_argument
-    option("notebooks", nargs="*", help=NAMES)
-    option("--profile", choices=PROFILES, help="how large everything is (else FEWSHOT_PROFILE, else laptop)")
-    option("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="set a parameter")
-    option("--out", type=Path, default=OUT, help=f"directory for what comes of it (default: {OUT})")
-    option("--timeout", type=float, metavar="SECONDS", help="of a cell (default: by profile)")
-    option("--threads", type=int, help="of a notebook (default: all; with --seeds 1, and one run per core)")
-    option("--solutions", action="store_true", help="fill in the solutions of the exercises first")
-    option("--seeds", metavar="0..4", help="once per training seed, and the results over the seeds")
-    option("--student", metavar="ID", help="with the seed, and so the numbers, of one student")
-    option("--salt", default="", help=f"of --student: {students.SALT}")
-    _add_data_options(run, "how to read the data set of -p dataset=…")
-
+    _add_run(commands)
     sweeping.add_commands(commands, NAMES, PROFILES)
     labelling.add_commands(commands, DATA_OPTIONS)
     classroom.add_commands(commands, NAMES)
@@ -86,6 +72,28 @@ def parser() -> argparse.ArgumentParser:
     site.set_defaults(function=_site)
     site.add_argument("--out", type=Path, default=SITE, help=f"directory for it (default: {SITE})")
 
+    _add_data(commands)
+    return top
+
+
+def _add_run(commands: Any) -> None:
+    run = commands.add_parser("run", help="run notebooks and collect their results")
+    run.set_defaults(function=_run)
+    option = run.add_argument
+    option("notebooks", nargs="*", help=NAMES)
+    option("--profile", choices=PROFILES, help="how large everything is (else FEWSHOT_PROFILE, else laptop)")
+    option("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="set a parameter")
+    option("--out", type=Path, default=OUT, help=f"directory for what comes of it (default: {OUT})")
+    option("--timeout", type=float, metavar="SECONDS", help="of a cell (default: by profile)")
+    option("--threads", type=int, help="of a notebook (default: all; with --seeds 1, and one run per core)")
+    option("--solutions", action="store_true", help="fill in the solutions of the exercises first")
+    option("--seeds", metavar="0..4", help="once per training seed, and the results over the seeds")
+    option("--student", metavar="ID", help="with the seed, and so the numbers, of one student")
+    option("--salt", default="", help=f"of --student: {students.SALT}")
+    _add_data_options(run, "how to read the data set of -p dataset=…")
+
+
+def _add_data(commands: Any) -> None:
     purpose = "What is in a data set, what is wrong with it, and which episodes it can give."
     look = commands.add_parser("data", help="look at a data set, your own or a known one")
     actions = look.add_subparsers(required=True, metavar="inspect SOURCE")
@@ -96,7 +104,6 @@ def parser() -> argparse.ArgumentParser:
     option("--classes", action="store_true", help="list every class, and not only the largest and smallest")
     option("--write-split", type=Path, metavar="FILE", help="keep the class split in a .json or .csv file")
     _add_data_options(inspect, "how to read it")
-    return top
 
 
 def _add_data_options(command: argparse.ArgumentParser, title: str) -> None:

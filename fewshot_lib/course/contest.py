@@ -102,10 +102,8 @@ def critical_difference(n_methods: int, n_settings: int) -> float:
 # Figures
 
 
-def difference_panels(
-    table: Table, reference: str, transductive: Sequence[str] = (), least: float = -25
-) -> Figure:
-    """Points against ``reference``, a column for every number of ways; below ``least`` the frame ends.
+def difference_panels(table: Table, reference: str, transductive: Sequence[str] = ()) -> Figure:
+    """Points against ``reference``, a column for every number of ways; the frame ends at -25 points.
 
     Below, the same lines nearer to zero.
     """
@@ -124,7 +122,7 @@ def difference_panels(
                     linestyle="--" if name in transductive else ":" if number >= len(COLOURS) else "-",
                     fillstyle="none" if number >= len(COLOURS) else "full",
                 )
-        for panel, limits in ((ax, (least, 10)), (near, (-4, 4))):
+        for panel, limits in ((ax, (-25, 10)), (near, (-4, 4))):
             panel.axhline(0, color="black", linewidth=1.5)
             panel.set(xscale="log", xticks=shots, ylim=limits, xlabel="", ylabel="")
             panel.set_xticklabels(shots)

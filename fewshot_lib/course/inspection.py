@@ -1,6 +1,5 @@
 """What ``fewshot data inspect`` prints: the report on a data set, and what each chapter can run on it."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ def report(found: Report, all_classes: bool = False) -> str:
     return f"{found.format(all_classes)}\n\n{chapters(found.data)}"
 
 
-def chapters(dataset: ClassDataset, notebooks: Sequence[str] = tuple(needs.NEEDS)) -> str:
+def chapters(dataset: ClassDataset) -> str:
     """A table: at 1 and at 5 shots, the most ways of every chapter and its most queries at that many ways.
 
     Where there are none, the reason why the smallest episodes (2-way 1-shot, 1 query) are not possible.
@@ -36,7 +35,7 @@ def chapters(dataset: ClassDataset, notebooks: Sequence[str] = tuple(needs.NEEDS
     head = "".join(f"{f'n_way, n_query at n_shot={shots}':>30}" for shots in SHOTS)
     lines = ["what each chapter can run: at most so many classes an episode, and so many queries of each"]
     lines.append(f"{'chapter':<30}{head}")
-    for notebook in notebooks:
+    for notebook in needs.NEEDS:
         most = [needs.largest(notebook, dataset, shots) for shots in SHOTS]
         cells = [f"{n_way:,}, {n_query:,}" if n_way else "-" for n_way, n_query in most]
         why = needs.problems(notebook, dataset, 2, 1, 1)

@@ -178,7 +178,7 @@ def _source(path: Path, start: bytes, encoding: str | None) -> Text:
 
 
 def _names(path: Path, source: Text) -> tuple[list[str], str]:
-    """The names of all fields of all rows of a JSON table, in the order in which they come up; the unit."""
+    """The names of all fields of a JSON table, in order of appearance; and the unit of its places."""
     rows, unit = json_tables.objects(path, source)
     names = dict.fromkeys(chain.from_iterable(row for _, row in rows))
     if not names:

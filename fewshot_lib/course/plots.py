@@ -73,12 +73,7 @@ def difference_plot(
 
 
 def band_plot(
-    ax: Axes,
-    x: Sequence[float],
-    results: Sequence[EpisodeResults],
-    label: str,
-    number: int = 0,
-    chance: float | None = None,
+    ax: Axes, x: Sequence[float], results: Sequence[EpisodeResults], label: str, number: int = 0
 ) -> None:
     """Mean accuracy against x, with the 95 % interval as a band; ``number`` picks colour and marker."""
     mean, low, high = _percent(results)
@@ -86,8 +81,6 @@ def band_plot(
     ax.fill_between(x, low, high, color=COLOURS[number], alpha=0.25, linewidth=0)
     ax.set_ylabel("accuracy in % (band: 95 % interval)")
     ax.grid(alpha=0.3)
-    if chance is not None:
-        ax.axhline(100 * chance, color="black", linestyle="--", linewidth=1, label="chance")
 
 
 def picture(ax: Axes, image: Tensor, frame: str | None = None, letter: str = "") -> None:

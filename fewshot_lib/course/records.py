@@ -1,7 +1,7 @@
 """Results that travel inside a notebook: one row each, collected into one table.
 
 ``Lesson.record`` stores a row, unseen, as an output of its own type in the notebook. Whatever ran it
-(JupyterLab, ``fewshot run``, papermill on a cluster), :func:`collect` finds the row again. It carries
+(JupyterLab, ``fewshot run``, papermill on a cluster), :func:`rows_of` finds the row again. It carries
 everything a number must be quoted with: data set, split family, profile, ways, shots, queries, episodes,
 seeds, inductive or transductive. Its accuracies are fractions, not percent. A notebook that a run executed
 carries a stamp, :func:`run_of`; one without holds what its authors once stored.
@@ -100,11 +100,6 @@ def rows_of(notebook: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def collect(notebooks: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of several executed notebooks, in their order."""
-    return [row for notebook in notebooks for row in rows_of(notebook)]
-
-
 def _cells(row: Mapping[str, Any]) -> dict[str, str]:
     """A row in words, as people quote it."""
     mean = f"{100 * row['mean']:+.1f} points" if row["kind"] == "difference" else f"{100 * row['mean']:.1f} %"
@@ -123,11 +118,14 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table of texts: the names of its columns, and lines of as many cells."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
+
+
 def markdown_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = REPORT_COLUMNS) -> str:
     """A table for people: percent, with the 95 % interval in brackets."""
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[_cells(row)[name].replace("|", "\\|") for name in columns] for row in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(columns, ([_cells(row)[name].replace("|", "\\|") for name in columns] for row in rows))
 
 
 def csv_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = TABLE_COLUMNS) -> str:

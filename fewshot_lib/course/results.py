@@ -16,7 +16,7 @@ from typing import Any
 from fewshot_lib.course.records import csv_table
 from fewshot_lib.course.results_page import page, telling
 from fewshot_lib.course.results_rows import Cell
-from fewshot_lib.data.cache import atomic_write
+from fewshot_lib.data.cache import write_whole
 from fewshot_lib.data.reporting import DataError
 
 IDENTITY = ("family", "set", "encoder", "tuned", "max_tokens", "method", "shots", "seed")
@@ -46,22 +46,15 @@ def publish(cells: Path, say: Callable[[str], None] = print) -> bool:
             f"There is no cell in {cells}: measure some, `python benchmarks/field.py --out {cells}`."
         )
     merged = {identity(cell): cell for cell in (read_table(TABLE) if TABLE.is_file() else []) + found}
-    write(TABLE, csv_of([merged[key] for key in sorted(merged)]))
+    write_whole(TABLE, csv_of([merged[key] for key in sorted(merged)]))
     table = read_table(TABLE)  # rounded: the page says what the table says
-    prompts, choices = (read_lines(path) if path.is_file() else [] for path in (PROMPTS, CHOICES))
-    write(PAGE, page(table, read_lines(PUBLISHED), prompts, choices))
+    write_whole(PAGE, page(table, *map(read_lines, (PUBLISHED, PROMPTS, CHOICES))))
     readme = README.read_text(encoding="utf-8") if README.is_file() else ""
     if all(marker in readme for marker in MARKERS):
         (begin, rest), end = readme.split(MARKERS[0], 1), MARKERS[1]
-        write(README, f"{begin}{MARKERS[0]}\n{telling(table)}\n{end}{rest.split(end, 1)[1]}")
+        write_whole(README, f"{begin}{MARKERS[0]}\n{telling(table)}\n{end}{rest.split(end, 1)[1]}")
     say(f"{len(found):,} cells read, {len(table):,} in {TABLE}; {PAGE} written.")
     return True
-
-
-def write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def identity(cell: Mapping[str, Any]) -> tuple:
@@ -103,6 +96,8 @@ def csv_of(cells: Iterable[Cell]) -> str:
 
 
 def read_lines(path: Path) -> list[dict[str, str]]:
-    """The lines of a csv file, as text: figures of papers, or of ``benchmarks/metaprompting.py``."""
+    """The lines of a csv file, as text, such as the figures of papers; none where there is no file."""
+    if not path.is_file():
+        return []
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from fewshot_lib.course.records import markdown
 from fewshot_lib.course.results_rows import (
     BASELINE,
     FOUR,
@@ -12,7 +13,6 @@ from fewshot_lib.course.results_rows import (
     Cell,
     Estimate,
     encoder_of,
-    markdown,
     mean_of,
     rows_of,
     signed,

@@ -6,7 +6,7 @@ are averaged over the sets first, for one model serves them all.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -92,11 +92,6 @@ def encoder_of(cell: Cell) -> str:
 def _accuracy(row: Row) -> float:
     found = [cell["mean"] for cells in row.cells.values() for cell in cells]
     return sum(found) / max(1, len(found))
-
-
-def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A table."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
 
 
 def signed(difference: Estimate | None) -> str:

@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
+from fewshot_lib.course.records import markdown
 from fewshot_lib.course.results_rows import (
     BASELINE,
     FOUR,
@@ -12,7 +13,6 @@ from fewshot_lib.course.results_rows import (
     Cell,
     Row,
     encoder_of,
-    markdown,
     mean_of,
     rows_of,
     signed,
@@ -68,7 +68,7 @@ def highest(cells: Sequence[Cell], family: str, published: Sequence[Mapping[str,
     lines = []
     for kind in KINDS:
         for n_shot in SHOTS:
-            found = [(row.estimate(FOUR, n_shot), row) for row in rows if _is(row, kind)]
+            found = [(row.estimate(FOUR, n_shot), row) for row in rows if _of_kind(row, kind)]
             complete = [(estimate, row) for estimate, row in found if estimate is not None]
             if not complete:
                 line = [NOT_RUN] * 5
@@ -81,7 +81,7 @@ def highest(cells: Sequence[Cell], family: str, published: Sequence[Mapping[str,
     return markdown([*head, "highest published mean"], lines)
 
 
-def _is(row: Row, kind: str) -> bool:
+def _of_kind(row: Row, kind: str) -> bool:
     return row.kind == kind.split(",")[0] and not (row.trained and "nothing trained" in kind)
 
 

@@ -103,6 +103,15 @@ def atomic_write(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file, whole or not at all.
+
+    A file name may hold bytes that are no text; they stand in the file as JSON writes them, "\\udce4".
+    """
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(text.encode("utf-8", errors="backslashreplace"))
+
+
 def remove_leftovers(paths: Iterable[Path]) -> None:
     """Removes, of some paths, the temporary files of writers that were killed; nothing else."""
     for path in paths:

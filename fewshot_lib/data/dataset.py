@@ -133,7 +133,7 @@ class ClassDataset:
         return torch.isin(self.labels, self.classes(split)).nonzero().squeeze(1)
 
     def only(self, split: str) -> ClassDataset:
-        """The examples of one split alone, with the same class ids: for who need not see the rest."""
+        """The examples of one split alone, with the same class ids."""
         rows, splits = self.rows(split), {split: self.classes(split)}
         return replace(self, inputs=self.take(rows), labels=self.labels[rows], splits=splits)
 

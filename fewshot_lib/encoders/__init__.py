@@ -17,6 +17,7 @@ from fewshot_lib.encoders.features import (
     warn_of_cut,
 )
 from fewshot_lib.encoders.images import Conv4
+from fewshot_lib.encoders.installed import shipped_file
 from fewshot_lib.encoders.language_model import MaskedLM, load_masked_lm, untrained
 from fewshot_lib.encoders.photos import PhotoEncoder
 from fewshot_lib.encoders.text import (

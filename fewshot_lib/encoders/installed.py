@@ -1,4 +1,4 @@
-"""Weights that arrive by pip inside a package: found on demand, and verified before they are used."""
+"""Weights that come with this library or inside another package: found, and verified before they are used."""
 
 import hashlib
 import importlib.util
@@ -23,6 +23,16 @@ def weights_of(requirement: str, file: str, sha256: str, what: str) -> Path:
     if (found := sha256_of(path)) != sha256:
         fix = f"not the published {sha256}: reinstall {requirement}"
         raise ValueError(f"The weights in {path.parent} have sha256 {found}, {fix}.")
+    return path
+
+
+def shipped_file(path: Path, sha256: str) -> Path:
+    """A file of this library, which must have this sha256 (else ValueError)."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}: it comes with fewshot_lib, so install it again.")
+    if (found := sha256_of(path)) != sha256:
+        fix = "install fewshot_lib again, or restore the file with `git checkout`"
+        raise ValueError(f"{path} has sha256 {found}, not the published {sha256}: {fix}.")
     return path
 
 

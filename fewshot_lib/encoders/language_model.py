@@ -10,7 +10,6 @@ are added to its weights once, on loading:
     W ← W + (α / r) B A                                      A (r, d_in), B (d_out, r)
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,8 @@ from torch import Tensor, nn
 
 from fewshot_lib.core import extra
 from fewshot_lib.encoders.features import check_texts, n_cut, warn_of_cut
-from fewshot_lib.encoders.text import (
-    check_max_tokens,
-    count,
-    loading,
-    minilm_path,
-    positions_of,
-    quiet,
-)
+from fewshot_lib.encoders.installed import shipped_file
+from fewshot_lib.encoders.text import check_max_tokens, count, loading, minilm_path, positions_of, quiet
 
 MINILM_MLM = Path(__file__).with_name("minilm_mlm.safetensors")
 MINILM_MLM_SHA256 = "62dd3accf22cf791c9c9e27c82251015679f070dc9be982eb9f62da95bb0d6a3"
@@ -121,15 +114,10 @@ def load_masked_lm(source: str | Path = "minilm-mlm", max_tokens: int = 128) -> 
 
 def _from_minilm(max_tokens: int) -> MaskedLM:
     """all-MiniLM-L6-v2 with the corrections and the head of the shipped file, verified."""
-    if not MINILM_MLM.is_file():
-        raise FileNotFoundError(f"There is no {MINILM_MLM}: it comes with fewshot_lib, so install it again.")
-    found = hashlib.sha256(MINILM_MLM.read_bytes()).hexdigest()
-    if found != MINILM_MLM_SHA256:
-        fix = "install fewshot_lib again, or restore the file with `git checkout`"
-        raise ValueError(f"{MINILM_MLM} has sha256 {found}, not the published {MINILM_MLM_SHA256}: {fix}.")
+    path = shipped_file(MINILM_MLM, MINILM_MLM_SHA256)
     with torch.random.fork_rng(devices=[]):  # the new head draws numbers, which the file then replaces
         lm = untrained(max_tokens)
-    with safe_open(MINILM_MLM, framework="pt") as file:
+    with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file is no dict)
         merge(lm.model, tensors, scale=float(file.metadata()["scale"]))
     return lm

@@ -145,7 +145,7 @@ def count_tokens(texts: Sequence[str], source: str | Path = "minilm") -> Tensor:
 
 def count(tokenizer: Any, texts: Sequence[str]) -> Tensor:
     """Tokens of each text, (n,), uncut."""
-    found = tokenizer(check_texts(texts), verbose=False)["input_ids"]  # verbose: of long texts, which is us
+    found = tokenizer(check_texts(texts), verbose=False)["input_ids"]  # verbose warns of long texts
     return torch.tensor([len(ids) for ids in found])
 
 
@@ -169,7 +169,7 @@ def check_max_tokens(max_tokens: int, positions: int | None) -> None:
 
 
 def published_length(source: str, of_tokenizer: int, positions: int | None) -> int:
-    """Where an encoder's texts were cut by who published it, in tokens.
+    """After how many tokens those who published an encoder cut its texts.
 
     sentence-transformers keeps it in a file of its own; without one it is what the tokenizer says
     (``model_max_length``, 10³⁰ where it says nothing), never more than there are positions, or than 512.

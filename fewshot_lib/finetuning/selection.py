@@ -60,7 +60,9 @@ def choose(
     dataset: ClassDataset,
     batch_size: int = 1000,
 ) -> Choice:
-    """The best of some named methods on episodes of the data set's validation classes; of equals, the first.
+    """The named method of the highest mean accuracy on episodes of the data set's validation classes.
+
+    Of equally good ones it is the first.
 
     features (n, d), or whatever the methods take. Candidates that differ in ``steps`` only are run once, to
     the most steps.

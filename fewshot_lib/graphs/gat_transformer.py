@@ -83,7 +83,7 @@ class GATTransformer(nn.Module):
     """A few-shot method: support (E, N, K, d), query (E, M, d), names (E, N, d) -> logits (E, M, N).
 
     use_names: whether it uses the classes' names; without (or without ``names``) their means stand in.
-    transductive: whether anybody may read queries.
+    transductive: whether other nodes may read a query.
     linked: whether task nodes read those of the other tasks' episodes, along edges (1). Every call then needs
         ``groups`` (E,), which ``multitask`` gives it in training and in testing alike.
     """

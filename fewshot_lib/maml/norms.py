@@ -4,7 +4,7 @@ Inside a few-shot task a batch norm,
 
     y = (x − m)/√(v + ε) · w + b        with the mean m and variance v of each channel,
 
-has a choice that the accuracy hangs on:
+has a choice that the accuracy depends on:
 
 - ``"batch"``: m and v of the examples at hand. A query is then normalised by the *other queries* of its task:
   transductive, as MAML was published (openai/supervised-reptile#12 calls it "basically cheating").

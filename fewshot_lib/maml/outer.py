@@ -140,8 +140,8 @@ def meta_train(
     objective: ``meta_loss``, ``plus_plus_loss``, ``reptile_loss``, or another of their kind.
     optimizer: from parameters to an optimiser (None: Adam).
     schedule: of its rate, "cosine" (down to 1 % of lr, as in MAML++), "one_cycle", or None.
-    states: what ``next_tasks`` needs to go on from a checkpoint, and what it hangs on: its ``EpisodeSampler``
-        knows its labels and classes, and ``core.Settings`` holds other facts.
+    states: what ``next_tasks`` needs to go on from a checkpoint, and what its tasks depend on: an
+        ``EpisodeSampler`` keeps its labels and classes, ``core.Settings`` holds other facts.
     loop: see ``core.Loop``.
     """
     checks.whole_number(1, n_steps=n_steps)

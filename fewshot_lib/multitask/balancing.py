@@ -56,12 +56,6 @@ def cosine_matrix(gradients: Tensor) -> Tensor:
     return directions @ directions.T
 
 
-def conflicts(cosines: Tensor) -> float:
-    """The share of pairs s < t in cosines (T, T) that is negative; 0 where there is no pair."""
-    n_tasks = len(cosines)
-    return (cosines.triu(1) < 0).sum().item() / max(1, n_tasks * (n_tasks - 1) // 2)
-
-
 class Balancer(nn.Module):
     """The plain sum, and what all balancers share: they differ in ``weigh``.
 

@@ -27,23 +27,21 @@ from fewshot_lib.prompts.templates import check_soft_tokens, mask_features, trim
 from fewshot_lib.prompts.verbalizers import Verbalizer
 
 MOVING_AT_ONCE = 40_000_000  # numbers that are tuned together
-CPU_TOKENS, GPU_TOKENS = (
-    4096,
-    16_384,
-)  # whose graph is held together; episodes are independent: changes nothing
+# Tokens whose graph is held at a time. Episodes are independent, so the answers do not depend on it.
+CPU_TOKENS, GPU_TOKENS = 4096, 16_384
 
 Tensors = dict[str, Tensor]  # of E episodes: each (E, ...)
 
 
 @dataclass(frozen=True, eq=False)
 class PromptTuning:
-    """A method on tokenised texts: a model is tuned on each episode's support, and then as it was.
+    """A method on tokenised texts: what ``adapt`` names is tuned on each episode's support, from its start.
 
     steps, lr: of the optimizer, "sgd" (plain, the inner loop of MAML) or "adam". With 0 steps nothing depends
         on the episode, and every text is read once.
     adapt: which parameters move, as prefixes ("prompt", "lm"); None: all trainable ones.
     rates: learnt ones in place of lr, (name, step) -> α, as ``MAML.rate``; sgd only.
-    verbalizer: for the answers, another than the model's own, by which it is tuned; see ``PromptModel``.
+    verbalizer: gives the answers in place of the model's own, which the tuning uses; see ``PromptModel``.
     label: a name of your own.
 
     ``evaluate`` deals it ids (n, L) from ``Template.tokenise`` as features, and ``class_words`` as names.

@@ -53,14 +53,14 @@ def centred(
 
 @few_shot_method("label names, zero-shot", transductive=False, uses_names=True)
 def zero_shot(support: Tensor, query: Tensor, names: Tensor, support_mask: Tensor | None = None) -> Tensor:
-    """query (E, M, d), names (E, N, d) -> logits (E, M, N); the support is not looked at."""
+    """Cosines to the names alone: query (E, M, d), names (E, N, d) -> logits (E, M, N)."""
     check_axes(query=(query, "EMd"), names=(names, "ENd"))
     return cosine_logits(query, names)
 
 
 @few_shot_method("label names + prototypes", transductive=False, uses_names=True)
 def name_mix(support: Tensor, query: Tensor, names: Tensor, support_mask: Tensor | None = None) -> Tensor:
-    """support (E, N, K, d), query (E, M, d), names (E, N, d) -> logits (E, M, N)."""
+    """Cosines to name + mean: support (E, N, K, d), query (E, M, d), names (E, N, d) -> logits (E, M, N)."""
     check_axes(support=(support, "ENKd"), query=(query, "EMd"), names=(names, "ENd"))
     means = F.normalize(class_means(support, support_mask), dim=-1) + F.normalize(names, dim=-1)
     return cosine_logits(query, means)

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+from matplotlib import pyplot as plt
 
 from fewshot_lib.course import PARAMETER_DEFAULTS, explorer, figures, records
 from fewshot_lib.course.authoring.lint import CHECKED
@@ -33,6 +34,12 @@ QUIZ = "## Quiz\n\n" + "\n".join(f"**Question?**\n\n{options}" for options in QU
 def _no_settings_from_outside(monkeypatch):
     for name in ("FEWSHOT_PROFILE", "FEWSHOT_STATIC", "FEWSHOT_STRICT"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _figures_are_closed():
+    yield
+    plt.close("all")
 
 
 def tagged(tags):

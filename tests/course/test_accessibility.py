@@ -25,8 +25,7 @@ XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1
 
 @pytest.fixture
 def ax():
-    yield plt.subplots()[1]
-    plt.close("all")
+    return plt.subplots()[1]
 
 
 def lab(colour, eye):

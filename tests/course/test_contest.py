@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from matplotlib import pyplot as plt
 
 from fewshot_lib.core import EpisodeSampler, few_shot_method
 from fewshot_lib.course import contest
@@ -80,7 +79,6 @@ def test_the_figures_have_every_method_and_every_setting(table):
     assert (band.get_x(), band.get_width()) == pytest.approx((4 / 3, 0.5))
     of_b, _, of_c = (rows.get_sizes() for rows in ax.collections)
     assert of_b[0] == 2 * of_b[1] and of_c[1] == 2 * of_c[0]  # b has the rank 1 twice, c the rank 3
-    plt.close("all")
 
 
 def test_a_gallery_is_a_table_of_texts_or_a_sheet_of_pictures(capsys):

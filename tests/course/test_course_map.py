@@ -1,15 +1,7 @@
 import matplotlib
-import pytest
-from matplotlib import pyplot as plt
 
 from fewshot_lib import course
 from fewshot_lib.course.course_map import ARROWS, CHAPTERS, course_map, map_alt
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 def test_the_map_names_every_chapter_fills_where_the_reader_is_and_dashes_what_is_missing(tmp_path):

@@ -21,12 +21,6 @@ LABELS = torch.arange(6).repeat_interleave(8)
 NAMES = [f"class {c}" for c in range(6)]
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
 def ax():
     return plt.subplots()[1]
@@ -75,13 +69,12 @@ def test_difference_plot_draws_intervals_and_marks_what_they_decide():
     assert names_on_y(fig.axes[0]) == ["a", "b", "c"] and fig.axes[0].get_yticks().tolist() == [2, 1, 0]
 
 
-def test_band_plot_draws_means_in_the_numbers_style_bands_and_chance(ax):
+def test_band_plot_draws_means_in_the_numbers_style_and_bands(ax):
     points = [results(0.4, 0.6), results(0.7, 0.8)]
-    plots.band_plot(ax, [1, 5], points, "name", number=2, chance=0.2)
-    line, chance = ax.lines
+    plots.band_plot(ax, [1, 5], points, "name", number=2)
+    (line,) = ax.lines
     assert line.get_ydata().tolist() == pytest.approx([50, 75]) and line.get_label() == "name"
     assert (line.get_color(), line.get_marker()) == (plots.COLOURS[2], plots.MARKERS[2])
-    assert list(chance.get_ydata()) == [20, 20]
     corners = ax.collections[0].get_paths()[0].vertices
     at_5 = corners[corners[:, 0] == 5][:, 1]
     assert [at_5.min(), at_5.max()] == pytest.approx([100 * end for end in points[1].interval])

@@ -60,7 +60,7 @@ def test_incomplete_or_impossible_results_are_refused(results, glyphs):
 def test_rows_are_found_again_in_the_notebook(results, glyphs, notebook, code):
     rows = [row(results, glyphs, "A"), row(results, glyphs, "B")]
     saved = nbformat.reads(nbformat.writes(executed(notebook, code, *rows)), as_version=4)
-    assert records.collect([saved]) == [row | {"run": ""} for row in rows]
+    assert records.rows_of(saved) == [row | {"run": ""} for row in rows]
 
 
 def test_a_row_says_which_run_it_is_of_and_whether_that_stopped(results, glyphs, notebook, code):

@@ -1,6 +1,8 @@
 """The cache: a file is whole or not there, a damaged one is made again, an unusable directory is named."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from fewshot_lib.data.cache import (
     load_tensors,
     prove_writable,
     save_tensors,
+    write_whole,
 )
 
 TENSORS = {"images": torch.arange(12, dtype=torch.uint8).view(3, 4), "floats": torch.tensor([0.5, -1.0])}
@@ -46,9 +49,8 @@ def test_a_directory_that_is_a_file_or_read_only_is_named(monkeypatch, tmp_path)
         cache_dir("glyphs")
     monkeypatch.setenv("FEWSHOT_CACHE", str(tmp_path))
     assert cache_dir("glyphs").is_dir()
-    monkeypatch.setattr(
-        cache.tempfile, "TemporaryFile", refuse
-    )  # root, as in many a test, may write anywhere
+    # root, as in many a test, may write anywhere
+    monkeypatch.setattr(cache.tempfile, "TemporaryFile", refuse)
     with pytest.raises(CacheError, match=r"cannot be written \(Permission denied\).*FEWSHOT_CACHE"):
         prove_writable(cache_dir("glyphs"))
 
@@ -146,3 +148,17 @@ def test_many_writers_leave_one_whole_file(tmp_path):
     tensor = load_tensors(path)[0]["t"]
     assert tensor.shape == (1000,) and tensor.unique().numel() == 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "x.txt"
+    write_whole(path, "old\n")
+    monkeypatch.setattr(Path, "replace", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_whole(path, "new" * 10_000)
+    assert path.read_bytes() == b"old\n" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_text_is_written_as_json_writes_it(tmp_path):
+    write_whole(tmp_path / "x", json.dumps("a\udce4ö", ensure_ascii=False))
+    assert json.loads((tmp_path / "x").read_text(encoding="utf-8")) == "a\udce4ö"

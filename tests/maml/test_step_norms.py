@@ -66,9 +66,8 @@ def test_averages_are_those_of_the_networks_on_the_way(engine, at_all_steps):
         )
         for new, buffer, before in zip((means, variances), stacks(learner).values(), old, strict=True):
             same(buffer[s], 0.9 * before[s] + 0.1 * new)
-    same(
-        model.encoder[1].running_mean, stacks(learner)["encoder/1/running_mean"][0]
-    )  # the model itself is φ_0
+    # the model itself is φ_0
+    same(model.encoder[1].running_mean, stacks(learner)["encoder/1/running_mean"][0])
 
 
 def test_steps_beyond_the_trained_ones_use_the_last_averages():

@@ -12,7 +12,6 @@ from fewshot_lib.multitask.balancing import (
     BALANCERS,
     balancer,
     cagrad_weights,
-    conflicts,
     cosine_matrix,
     gradnorm_slope,
     pcgrad_weights,
@@ -64,13 +63,11 @@ def test_task_gradients_are_one_row_per_task_with_zeros_for_what_is_not_used():
     losses.sum().backward()  # the graph is still there
 
 
-def test_cosines_and_conflicts():
+def test_cosines_of_every_pair_of_gradients():
     gradients = torch.tensor([[2.0, 0.0], [-1.0, 1.0], [0.0, 5.0], [0.0, 0.0]])
     half = 0.5**0.5
     expected = torch.tensor([[1, -half, 0, 0], [-half, 1, half, 0], [0, half, 1, 0], [0, 0, 0, 0]])
     same(cosine_matrix(gradients), expected, 1e-6)
-    assert conflicts(expected) == pytest.approx(1 / 6) and conflicts(torch.ones(1, 1)) == 0
-    assert conflicts(torch.tensor([[1, -0.1], [-0.1, 1]])) == 1
 
 
 @pytest.mark.parametrize("name", BALANCERS)
@@ -210,7 +207,7 @@ def test_gradnorm_moves_towards_the_slower_task_and_keeps_the_sum():
 @pytest.mark.parametrize("n_tasks", [2, 3, 6])
 def test_pcgrad_by_hand_is_that_of_torchjd(n_tasks):
     gradients = randn(n_tasks, 4, seed=n_tasks)
-    assert conflicts(cosine_matrix(gradients)) > 0
+    assert (cosine_matrix(gradients) < 0).any()
     by_hand = pcgrad_weights(gradients @ gradients.T, torch.Generator().manual_seed(3)) @ gradients
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)

@@ -22,13 +22,7 @@ from fewshot_lib.prompts import (
     meta_prompter,
     prompt_pool,
 )
-from fewshot_lib.prompts.meta import (
-    OBJECTIVES,
-    MetaPrompting,
-    PromptPool,
-    prompt_tasks,
-    train_metaprompting,
-)
+from fewshot_lib.prompts.meta import OBJECTIVES, MetaPrompting, PromptPool, prompt_tasks, train_metaprompting
 from fewshot_lib.prompts.model import PromptModel
 from fewshot_lib.prompts.templates import read_mask
 

@@ -12,8 +12,9 @@ import nbformat
 from fewshot_lib.course.authoring.lint import lint
 from fewshot_lib.course.authoring.normalise import normalised
 from fewshot_lib.course.running import times
-from fewshot_lib.course.running.execution import execute, kernel_environment, read_notebook, write_whole
+from fewshot_lib.course.running.execution import execute, kernel_environment, read_notebook
 from fewshot_lib.course.running.parameters import declared, inject
+from fewshot_lib.data.cache import write_whole
 
 PROFILE, THREADS, CELL_SECONDS = "laptop", 2, 600
 

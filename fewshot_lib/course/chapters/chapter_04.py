@@ -163,9 +163,9 @@ def drawn_otherwise(inputs: Tensor) -> dict[str, Tensor]:
     return {"inverted": white - inputs, "rotated": inputs.rot90(quarters, (-2, -1)), "thickened": thick}
 
 
-def worlds_figure(worlds: Mapping[str, Tensor], rows: Tensor, n_shown: int = 8) -> Figure:
-    """A row for each way of drawing: some of the rows (n,) of the data set, as images or as bars."""
-    some = rows[:: max(1, len(rows) // n_shown)][:n_shown]
+def worlds_figure(worlds: Mapping[str, Tensor], rows: Tensor) -> Figure:
+    """A row for each way of drawing: eight of the rows (n,) of the data set, as images or as bars."""
+    some = rows[:: max(1, len(rows) // 8)][:8]
     size = (1.0 * len(some) + 1.2, 1.05 * len(worlds))
     fig, axes = plt.subplots(len(worlds), len(some), figsize=size, squeeze=False, layout="constrained")
     for line, (name, inputs) in zip(axes, worlds.items(), strict=True):

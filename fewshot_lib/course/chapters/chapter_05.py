@@ -76,9 +76,9 @@ def page_rows(methods: Sequence[str]) -> list[dict[str, str]]:
 # Schemes
 
 
-def _row(ax: Axes, y: float, cells: Sequence[tuple[str, str]], left: float = 0.0) -> list[float]:
+def _row(ax: Axes, y: float, cells: Sequence[tuple[str, str]]) -> list[float]:
     """Boxes side by side, as wide as their words; the places of their centres."""
-    centres, right = [], left
+    centres, right = [], 0.0
     for text, colour in cells:
         width = 0.32 + 0.115 * len(text)
         centres.append(right + width / 2)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fewshot_lib.core import EpisodeResults, PairedDifference
 from fewshot_lib.course.plots import COLOURS, MARKERS, difference_plot
-from fewshot_lib.course.results_rows import markdown
+from fewshot_lib.course.records import markdown
 from fewshot_lib.course.schemes import arrow, box
 from fewshot_lib.data import ClassDataset, from_arrays
 from fewshot_lib.data.made.docstrings import public_docstrings
@@ -402,8 +402,8 @@ def verdicts(
 # Data of the wrap-up quiz
 
 
-def standard_library(least: int = 20, most: int = 30) -> ClassDataset:
-    """What Python's own modules say about themselves: texts are docstring summaries, a class is a module."""
+def standard_library() -> ClassDataset:
+    """What Python's own modules say about themselves: 20 to 30 docstring summaries, a class is a module."""
     root = Path(sysconfig.get_paths()["stdlib"])
     found: dict[str, dict[str, None]] = defaultdict(dict)
     for path in sorted(root.rglob("*.py")):
@@ -412,6 +412,6 @@ def standard_library(least: int = 20, most: int = 30) -> ClassDataset:
         if private or NOT_PYTHON.intersection(parts) or "tests" in path.parts:
             continue
         found[" ".join(parts)] |= dict.fromkeys(filter(None, map(summary, public_docstrings(path))))
-    kept = {name: list(texts)[:most] for name, texts in sorted(found.items()) if len(texts) >= least}
+    kept = {name: list(texts)[:30] for name, texts in sorted(found.items()) if len(texts) >= 20}
     pairs = [(text, name) for name, texts in kept.items() for text in texts]
     return from_arrays([text for text, _ in pairs], [name for _, name in pairs], name="standard library")

@@ -379,9 +379,7 @@ def collects_figure(weights: Mapping[str, Sequence[float]], classes: Sequence[st
     return fig
 
 
-def curves_figure(
-    curves: Mapping[str, Sequence[tuple[int, dict[str, EpisodeResults]]]],
-) -> Figure:
+def curves_figure(curves: Mapping[str, Sequence[tuple[int, dict[str, EpisodeResults]]]]) -> Figure:
     """Accuracy by training step, a panel per model and a band for training and for validation classes."""
     words = {"train": "training classes, new episodes", "val": "validation classes"}
     fig, axes = plt.subplots(

@@ -78,12 +78,12 @@ def plan_tasks(dataset: ClassDataset, n_way: int, seed: int) -> Plan:
     return Plan(tasks, unseen, fresh, what, ways, train_ways)
 
 
-def _domains(dataset: ClassDataset, split: str, least: int, most: int = 6) -> dict[str, Tensor]:
-    """Domain -> its classes in the split, for the largest domains that have enough of them."""
+def _domains(dataset: ClassDataset, split: str, least: int) -> dict[str, Tensor]:
+    """Domain -> its classes in the split, for the six largest domains that have enough of them."""
     found: dict[str, list[int]] = {}
     for c in dataset.classes(split).tolist():
         found.setdefault(dataset.domains[c], []).append(c)
-    largest = sorted(found, key=lambda domain: -len(found[domain]))[:most]
+    largest = sorted(found, key=lambda domain: -len(found[domain]))[:6]
     return {name: torch.tensor(found[name]) for name in largest if name and len(found[name]) >= least}
 
 

@@ -14,7 +14,7 @@ from fewshot_lib.course import contest, needs
 from fewshot_lib.course.contest import Entrant, Setting, Table
 from fewshot_lib.course.figures import show
 from fewshot_lib.course.plots import COLOURS, MARKERS, decision_regions, scatter_classes
-from fewshot_lib.course.results_rows import markdown
+from fewshot_lib.course.records import markdown
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.prototypes import SoftmaxHead
 

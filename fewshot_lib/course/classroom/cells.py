@@ -164,7 +164,7 @@ def factories(cells: Sequence[str]) -> set[str]:
 
 
 def _base(target: ast.expr) -> str:
-    """The name that a target hangs on: "a" of a and of a["b"]."""
+    """The name that a target begins with: "a" of a and of a["b"]."""
     while isinstance(target, ast.Subscript):
         target = target.value
     return target.id if isinstance(target, ast.Name) else ""

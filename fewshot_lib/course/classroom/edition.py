@@ -22,9 +22,10 @@ from nbformat import NotebookNode
 
 from fewshot_lib.course.classroom import sealing
 from fewshot_lib.course.machine import PACKAGE_ROOT
-from fewshot_lib.course.running.execution import clear, read_notebook, write_whole
+from fewshot_lib.course.running.execution import clear, read_notebook
 from fewshot_lib.course.running.parameters import tags
 from fewshot_lib.course.running.solutions import SOLUTION
+from fewshot_lib.data.cache import write_whole
 
 PINS = ("requirements.txt", "constraints.txt")
 PROJECT = ("pyproject.toml", "README.md", "LICENSE", "LICENSE-text")

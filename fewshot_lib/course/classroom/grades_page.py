@@ -12,7 +12,7 @@ background:#fff}table{border-collapse:collapse}th,td{padding:.3em .7em;text-alig
 border-bottom:1px solid #ccc;vertical-align:top}.ok{color:#00563f}.look{color:#7a4b00}
 .wrong{color:#9a2c00}p.note{border-left:4px solid #9a2c00;padding-left:1em}"""
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-# verdict -> a sign beside the colour, and what it means to who wrote the code
+# verdict -> a sign beside the colour, and what it means to the one who wrote the code
 MEANINGS = {
     "ok": ("✓", "Right."),
     "look": ("!", "Your teacher will look at this one."),

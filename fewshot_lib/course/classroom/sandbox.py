@@ -30,7 +30,7 @@ DEATH_SIGNAL, NO_NEW_RIGHTS, NOBODY = 1, 38, 65534
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 SCRATCH = "size=64m,nr_inodes=2000,mode=777"
-# In any folder that Python imports from: what is no business of who hands in
+# In any folder that Python imports from: what is no business of those who hand in
 NOT_SHOWN = ("fewshot_lib/course/answers", "notebooks", "tests", "teaching", "build", ".git")
 REFUSED = (
     "socket.",
@@ -84,9 +84,8 @@ def confined(work: Work, result: Path, given: Path | None, limits: Limits, stron
             child = 0
         finally:
             if child:
-                os.kill(
-                    child, signal.SIGTERM
-                )  # it ends the worker, the first process of its world, and so all
+                # it ends the worker, the first process of its world, and so all
+                os.kill(child, signal.SIGTERM)
                 os.waitpid(child, 0)
     status = os.waitstatus_to_exitcode(ended[1])
     if status == 0:
@@ -143,7 +142,7 @@ def _must(result: int) -> None:
 
 
 def _leave(as_root: bool) -> None:
-    """New namespaces: of mounts, network, processes and messages; for who is not root, of users, too."""
+    """New namespaces: of mounts, network, processes and messages; and, for anyone but root, of users."""
     user, group = os.getuid(), os.getgid()
     flags = NEW_MOUNTS | NEW_NET | NEW_PIDS | NEW_IPC | (0 if as_root else NEW_USER)
     _must(_libc().unshare(flags))

@@ -1,9 +1,9 @@
 """The right answers in a form that holds no text of them, for the students' edition.
 
 Until ``check`` accepts the learner's function, a notebook uses the reference, so the reference must run on
-the learner's machine; and what runs there can be got at by who sets out to. Sealing therefore is a curtain:
-nobody meets an answer by opening a file, by ``answers.f??`` or by searching the folder. With a word that the
-teacher keeps, and hands out in the room, it is a lock until then. What counts for a mark is computed
+the learner's machine; and what runs there can be read by anyone who sets out to. Sealing therefore is a
+curtain: nobody meets an answer by opening a file, by ``answers.f??`` or by searching the folder. With a word
+that the teacher keeps, and hands out in the room, it is a lock until then. What counts for a mark is computed
 elsewhere (:mod:`.grading`), where the reference is not.
 
     sealed = nonce, compressed text XOR SHAKE-256(scrypt(word, nonce))

@@ -18,10 +18,11 @@ from nbconvert.filters.markdown_mistune import MarkdownWithMath
 from nbformat import NotebookNode
 
 from fewshot_lib.course.formulas import css
-from fewshot_lib.course.running.execution import read_notebook, write_whole
+from fewshot_lib.course.running.execution import read_notebook
 from fewshot_lib.course.running.pages import Renderer
 from fewshot_lib.course.running.parameters import tags
 from fewshot_lib.course.running.solutions import EXERCISE, SOLUTION
+from fewshot_lib.data.cache import write_whole
 
 TOY = "nbval-check-output"
 MOST_PROSE = 360  # characters of running text on a slide: the rest is for reading, not for a wall

@@ -33,7 +33,6 @@ from fewshot_lib.core import positive
 from fewshot_lib.course.machine import PACKAGE_ROOT
 from fewshot_lib.course.records import STAMP
 from fewshot_lib.course.running.parameters import INJECTED_TAG, tags
-from fewshot_lib.data.cache import atomic_write
 
 STARTUP_SECONDS = 60
 GRACE = 20  # seconds that a kernel gets to end after Ctrl-C, or that a time limit gets to take effect
@@ -147,15 +146,6 @@ def read_notebook(path: Path) -> NotebookNode:
     except _NO_NOTEBOOK as error:
         what = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} is not a notebook ({what[:200]}).") from None
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text file, whole or not at all.
-
-    A file name may hold bytes that are no text; they stand in the file as JSON writes them, "\\udce4".
-    """
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(text.encode("utf-8", errors="backslashreplace"))
 
 
 def clear(notebook: NotebookNode) -> None:
@@ -322,9 +312,8 @@ def _in_a_kernel(
         work = client.async_execute(cleanup_kc=True, env=environment)
         _interruptible(work, lambda: watch(getattr(process(), "pid", None)))
     finally:
-        atexit.unregister(
-            client._cleanup_kernel
-        )  # else a client that hangs would hang the end of this process
+        # else a client that hangs would hang the end of this process
+        atexit.unregister(client._cleanup_kernel)
         if (running := process()) is not None and running.poll() is None:
             running.kill()
         # In a thread that nothing waits for: a socket that is still open holds up the end of its context.
@@ -343,6 +332,6 @@ def _place(notebook: NotebookNode, position: int, traceback: str) -> str:
     return f"cell {position + 1 - injected}{''.join(heading)}, at `{lines[0].strip()}`"
 
 
-def _plain(text: str, length: int = 400) -> str:
+def _plain(text: str) -> str:
     text = " ".join(_TERMINAL_COLOUR.sub("", text).split())
-    return text if len(text) <= length else text[: length - 1] + "…"
+    return text if len(text) <= 400 else text[:399] + "…"

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from nbformat import NotebookNode
 
 from fewshot_lib.course import records
-from fewshot_lib.course.running.execution import read_notebook, write_whole
+from fewshot_lib.course.running.execution import read_notebook
+from fewshot_lib.data.cache import write_whole
 from fewshot_lib.data.reporting import first_few
 
 TITLE = "# Results\n"

@@ -20,14 +20,9 @@ from fewshot_lib.course import needs
 from fewshot_lib.course.lesson import PARAMETER_DEFAULTS, resolve_profile
 from fewshot_lib.course.running import output, times
 from fewshot_lib.course.running import parameters as parameter_cells
-from fewshot_lib.course.running.execution import (
-    check_loopback,
-    execute,
-    kernel_environment,
-    read_notebook,
-    write_whole,
-)
+from fewshot_lib.course.running.execution import check_loopback, execute, kernel_environment, read_notebook
 from fewshot_lib.course.running.solutions import fill_solutions
+from fewshot_lib.data.cache import write_whole
 
 CELL_SECONDS = {"smoke": 600, "laptop": 600, "gpu": 3600}  # time limit of a cell, unless another is given
 CLEAR_LINE = "\r\x1b[K"
@@ -49,13 +44,7 @@ def run(
     solutions: the exercises are filled in first. Ctrl-C ends the run; what had finished is in the results.
     """
     profile = resolve_profile(values.get("profile"))
-    notebooks = {path: read_notebook(path) for path in paths}
-    parameter_cells.check_all({path.stem: notebook for path, notebook in notebooks.items()}, values)
-    prepared = {path: prepare(path, notebook, values, solutions) for path, notebook in notebooks.items()}
-    output.check_names(paths)
-    output.check_place(out, paths)
-    check_loopback()
-    check_dataset(notebooks, values, say)
+    prepared = _checked(paths, values, out, solutions, say)
     expected = times.load_times(paths[0].parent).get(profile, {})
     environment, limit = kernel_environment(threads), timeout or CELL_SECONDS[profile]
     done: dict[str, float] = {}  # notebook -> seconds
@@ -97,16 +86,35 @@ def run(
     except KeyboardInterrupt:
         so_far = f"{len(done)} of {len(paths)} notebooks"
         raise KeyboardInterrupt(f"Stopped after {so_far}; their results are in {out}.") from None
+    say(_verdict(out, done, failed))
+    return not failed
+
+
+def _checked(
+    paths: Sequence[Path], values: Mapping[str, Any], out: Path, solutions: bool, say: Callable[[str], None]
+) -> dict[Path, NotebookNode]:
+    """The notebooks as they will run. ValueError or OSError for whatever would stop or spoil the run."""
+    notebooks = {path: read_notebook(path) for path in paths}
+    parameter_cells.check_all({path.stem: notebook for path, notebook in notebooks.items()}, values)
+    prepared = {path: prepare(path, notebook, values, solutions) for path, notebook in notebooks.items()}
+    output.check_names(paths)
+    output.check_place(out, paths)
+    check_loopback()
+    check_dataset(notebooks, values, say)
+    return prepared
+
+
+def _verdict(out: Path, done: Mapping[str, float], failed: Mapping[str, str]) -> str:
+    """What failed, or where to read; done: notebook -> seconds, failed: notebook -> where and why."""
     total = times.in_words(sum(done.values()))
     lines = [f"Every notebook ran to its end ({total} in all). Read {out / 'results.md'} or a page in {out}."]
     if failed:
-        lines = [f"{len(failed)} of {len(paths)} notebooks failed ({total}):"]
+        lines = [f"{len(failed)} of {len(done)} notebooks failed ({total}):"]
     lines += [f"  {name}: {failure}" for name, failure in failed.items()]
     if others := len({path.stem for path in out.glob("*.ipynb")} - done.keys()):
         hint = f"`fewshot results {out}` collects all that a run executed"
         lines.append(f"Other notebooks there: {others}, not in this table; {hint}.")
-    say("\n".join(lines))
-    return not failed
+    return "\n".join(lines)
 
 
 def check_dataset(

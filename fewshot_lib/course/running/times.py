@@ -10,7 +10,8 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from fewshot_lib.course.running.execution import EXTRA, write_whole
+from fewshot_lib.course.running.execution import EXTRA
+from fewshot_lib.data.cache import write_whole
 
 FILE = "times.json"
 WORTH_CHANGING = 0.25  # smaller differences are noise, and would change a committed file at every recording

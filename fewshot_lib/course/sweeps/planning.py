@@ -20,10 +20,11 @@ from fewshot_lib.core import whole_number
 from fewshot_lib.course.lesson import resolve_profile
 from fewshot_lib.course.machine import PACKAGE_ROOT
 from fewshot_lib.course.running import output, parameters
-from fewshot_lib.course.running.execution import check_loopback, check_timeout, read_notebook, write_whole
+from fewshot_lib.course.running.execution import check_loopback, check_timeout, read_notebook
 from fewshot_lib.course.running.runner import CELL_SECONDS, load_noting, prepare, problems_of
 from fewshot_lib.course.sweeps.grid import combinations, in_words, swept, typed
 from fewshot_lib.course.sweeps.points import FACTS, POINTS, Point, key_of, versions
+from fewshot_lib.data.cache import write_whole
 from fewshot_lib.data.reporting import first_few
 
 Values = dict[str, Any]

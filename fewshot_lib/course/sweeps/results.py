@@ -17,11 +17,11 @@ import torch
 from fewshot_lib.core import mean_interval
 from fewshot_lib.course import records
 from fewshot_lib.course.running import output
-from fewshot_lib.course.running.execution import read_notebook, write_whole
+from fewshot_lib.course.running.execution import read_notebook
 from fewshot_lib.course.running.parameters import declared
 from fewshot_lib.course.sweeps.grid import in_words, swept
 from fewshot_lib.course.sweeps.points import POINTS, read_all
-from fewshot_lib.data.cache import atomic_write
+from fewshot_lib.data.cache import atomic_write, write_whole
 
 Row = dict[str, Any]
 FOLLOWING = ("n_way", "n_shot", "n_query", "profile")  # columns that have the name of a parameter

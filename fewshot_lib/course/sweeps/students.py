@@ -83,8 +83,8 @@ def _class(arguments: argparse.Namespace) -> bool:
         sweep.run(list(points.values()), executor)
     finished = read_all(out)
     verdicts = [(work, judge(work["rows"], finished.get(point.key))) for work, point in planned]
-    lines = ["| student | notebook | numbers computed again |", "| --- | --- | --- |"]
-    lines += [f"| {work['student']} | {work['notebook']} | {verdict} |" for work, verdict in verdicts]
+    rows = [(work["student"], work["notebook"], verdict) for work, verdict in verdicts]
+    lines = [records.markdown(("student", "notebook", "numbers computed again"), rows)]
     lines += [f"not used: {problem}" for problem in problems]
     missing = sorted(set(roster.values()) - {work["student"] for work in works})
     lines.append(f"Nothing from {len(missing)}: {first_few(missing)}" if missing else "All handed in.")

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_lib.course.running import times
-from fewshot_lib.course.running.execution import write_whole
 from fewshot_lib.course.sweeps.grid import in_words, swept
 from fewshot_lib.course.sweeps.page import sweep_page
 from fewshot_lib.course.sweeps.points import Ended, Point, read, read_all, run_point, set_aside
+from fewshot_lib.data.cache import write_whole
 
 POLL = 0.2  # seconds between two looks at what is running
 PAGE = "sweep.html"

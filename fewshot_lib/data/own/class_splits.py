@@ -1,7 +1,7 @@
 """Which classes are for training, for validation, for testing: by list, by share, or from a file.
 
 In few-shot learning classes are split, not examples (see ``dataset``). A list says exactly which; a file
-keeps it. Shares cut one order of the classes: that of sha256("seed:name"). It hangs on each class's own name
+keeps it. Shares cut one order of the classes: that of sha256("seed:name"). It depends on each class's name
 alone, so a class that comes or goes moves at most one other across each cut, and no order of rows matters.
 """
 

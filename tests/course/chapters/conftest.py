@@ -2,7 +2,6 @@
 
 import importlib
 
-import matplotlib.pyplot as plt
 import pytest
 
 
@@ -13,5 +12,4 @@ def shown(request, monkeypatch):
     chapter, found = importlib.import_module(f"fewshot_lib.course.chapters.{name}"), []
     monkeypatch.setattr(chapter, "show", lambda fig, **words: found.append((fig, words)))
     monkeypatch.setattr(chapter, "say", found.append, raising=False)
-    yield found
-    plt.close("all")
+    return found

@@ -1,17 +1,10 @@
 """What chapter 04 draws: letters in other ways, and figures whose panels can be compared."""
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
 
 from fewshot_lib.core import EpisodeResults
 from fewshot_lib.course.chapters import chapter_04
-
-
-@pytest.fixture(autouse=True)
-def _closed():
-    yield
-    plt.close("all")
 
 
 @pytest.mark.parametrize("shape", [(5, 1, 12, 12), (5, 3, 20, 36)])

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
 from torch.testing import assert_close
@@ -69,7 +68,6 @@ def test_the_interval_of_a_mean_of_equal_rows_shrinks_with_the_root_of_their_num
 def test_panels_of_the_benchmark_have_one_scale(table):
     fig = chapter.ablation_figure(chapter.ablation_rows(table), {"frozen LM": "a", "LoRA": "b"})
     assert len({ax.get_xlim() for ax in fig.axes}) == 1
-    plt.close(fig)
 
 
 def test_of_each_class_the_first_texts_are_kept():

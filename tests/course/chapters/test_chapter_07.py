@@ -17,8 +17,7 @@ def graph():
     """Two episodes of three ways, two shots, four queries and one unlabelled sample."""
     generator = torch.Generator().manual_seed(0)
     parts = [torch.randn(2, *shape, 5, generator=generator) for shape in ((3, 2), (4,), (1,))]
-    yield episode_graph(*parts[:2], transductive=True, unlabelled=parts[2])
-    plt.close("all")
+    return episode_graph(*parts[:2], transductive=True, unlabelled=parts[2])
 
 
 @pytest.mark.parametrize("relations", [(Relation.MEMBER,), (Relation.QUERY, Relation.TASK)])
@@ -74,7 +73,6 @@ def test_an_example_that_is_heard_more_has_a_wider_arrow():
     _, ax = chapter_07.rounds_figure(members, weights, nodes).axes
     widths = [text.arrow_patch.get_linewidth() for text in ax.texts if text.arrow_patch is not None]
     assert widths[1] > widths[0] > widths[2] and ax.get_xlabel() == "weights 0.30, 0.60, 0.10"
-    plt.close("all")
 
 
 def test_a_query_changes_its_class_where_the_nodes_do():
@@ -84,14 +82,12 @@ def test_a_query_changes_its_class_where_the_nodes_do():
         nodes, moved, torch.tensor([0.8, 0.6]), torch.tensor([5.0, 12.0]) / 13
     )
     assert [ax.get_title()[-1] for ax in fig.axes] == ["1", "0"]
-    plt.close("all")
 
 
 def test_only_weights_that_are_not_zero_are_written_beside_their_arrow():
     fig = chapter_07.collects_figure({"name": (1.0, 0.0), "example": (2.5, 0.5)}, ["a", "b"])
     texts = [text.get_text() for text in fig.axes[0].texts]
     assert {"1.0", "2.5", "0.5", "name", "example", "a", "b"} <= set(texts) and "0.0" not in texts
-    plt.close("all")
 
 
 def test_situations_are_measured_against_their_first_method_on_one_scale():
@@ -104,7 +100,6 @@ def test_situations_are_measured_against_their_first_method_on_one_scale():
     assert [label.get_text() for label in ax.get_yticklabels()] == ["other", "relational"] * 2
     means = [float(line.get_xdata()[0]) for line in ax.lines if len(line.get_xdata()) == 1]
     assert sorted({round(mean, 3) for mean in means}) == [-10.0, 20.0]
-    plt.close("all")
 
 
 def test_wrong_and_right_examples_have_a_histogram_each():
@@ -115,7 +110,6 @@ def test_wrong_and_right_examples_have_a_histogram_each():
         "wrong label",
         "right label",
     ]
-    plt.close("all")
 
 
 def noisy_prototypes(noise):

@@ -14,12 +14,6 @@ from fewshot_lib.multitask import Task
 from fewshot_lib.prototypes import cosine_prototypes
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
 def dataset(n_train, domains, n_val=4, n_test=6, each=8):
     """Classes of two-word texts; the training classes have the given domains in turn."""
     n = n_train + n_val + n_test

@@ -128,9 +128,8 @@ def test_parquet_of_every_type_comes_back_as_it_was(model, tmp_path):
     stored = pq.read_table(tmp_path / "new.parquet")
     run("predict", model, tmp_path / "new.parquet", "--out", tmp_path / "out.parquet")
     again = pq.read_table(tmp_path / "out.parquet").select(table.column_names)
-    assert again.schema == stored.schema and str(again.to_pylist()) == str(
-        stored.to_pylist()
-    )  # nan is not nan
+    # nan is not nan
+    assert again.schema == stored.schema and str(again.to_pylist()) == str(stored.to_pylist())
     for ending in ("csv", "jsonl"):
         run("predict", model, tmp_path / "new.parquet", "--out", tmp_path / f"out.{ending}")
     moments = ["2024-02-29 13:30:01.000005+01:00", "2001-09-09 01:46:40.000000001", "2024-02-29"]

@@ -1,5 +1,4 @@
 import asyncio
-import json
 import os
 import re
 import sys
@@ -13,7 +12,7 @@ from jupyter_client.channels import HBChannel
 
 import fewshot_lib
 from fewshot_lib.course.running import execution
-from fewshot_lib.course.running.execution import execute, find_notebooks, kernel_environment, write_whole
+from fewshot_lib.course.running.execution import execute, find_notebooks, kernel_environment
 
 REPORT = """import os, sys, fewshot_lib
 print(sys.executable, os.getcwd(), fewshot_lib.__file__)
@@ -147,17 +146,3 @@ def test_a_file_that_is_no_notebook_is_named(tmp_path, content):
     path.write_text(content)
     with pytest.raises(ValueError, match=re.escape(f"{path} is not a notebook")):
         execution.read_notebook(path)
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "x.txt"
-    write_whole(path, "old\n")
-    monkeypatch.setattr(Path, "replace", lambda *args: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        write_whole(path, "new" * 10_000)
-    assert path.read_bytes() == b"old\n" and list(tmp_path.iterdir()) == [path]
-
-
-def test_what_is_no_text_is_written_as_json_writes_it(tmp_path):
-    write_whole(tmp_path / "x", json.dumps("a\udce4ö", ensure_ascii=False))
-    assert json.loads((tmp_path / "x").read_text(encoding="utf-8")) == "a\udce4ö"

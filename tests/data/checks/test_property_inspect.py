@@ -43,9 +43,8 @@ def outcome(function, path, options):
             warnings.simplefilter("ignore")
             return function(path, **options)
     except ValueError as error:
-        return type(error), str(error).replace(
-            f"{Path.cwd()}/", ""
-        )  # a run knows a split file by its whole path
+        # a run knows a split file by its whole path
+        return type(error), str(error).replace(f"{Path.cwd()}/", "")
 
 
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
