@@ -1,6 +1,6 @@
 """Chapter 02: five clouds and the map of a classifier, curves of accuracy, an episode of texts to read."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import torch
@@ -84,6 +84,40 @@ def over_shots(shots: Sequence[int], curves: Mapping[str, Sequence[EpisodeResult
         "ProtoNet, with 95 % bands.",
         caption="Where you see no band, it is narrower than its line.",
     )
+
+
+def by_method(results: Mapping[str, Sequence[EpisodeResults]], shots: Sequence[int], chance: float) -> None:
+    """Shows a row for each way to use names and examples, and a panel for each number of shots."""
+    rows = list(range(len(results)))[::-1]
+    size = (2.4 + 3.2 * len(shots), 1.1 + 0.45 * len(rows))
+    fig, axes = plt.subplots(1, len(shots), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for number, (ax, k) in enumerate(zip(axes[0], shots, strict=True)):
+        for row, of_way in zip(rows, results.values(), strict=True):
+            mean, ci95 = 100 * of_way[number].mean, 100 * of_way[number].ci95
+            ax.errorbar(mean, row, xerr=ci95, fmt="o", markersize=4, color=COLOURS[0], capsize=4)
+            above = {"textcoords": "offset points", "ha": "center", "fontsize": 10}
+            ax.annotate(f"{mean:.1f}", (mean, row), xytext=(0, 7), **above)
+        ax.axvline(100 * chance, color="black", linestyle="--", linewidth=1)
+        ax.set(title=f"{k}-shot", xlim=(0, 100), xlabel="accuracy in % (95 % interval)")
+        ax.set(yticks=rows, yticklabels=list(results), ylim=(-0.6, len(rows) - 0.2))
+        ax.grid(axis="x", alpha=0.3)
+    show(
+        fig,
+        alt="Accuracy with 95 % intervals, a row for each way to use names and examples, a panel for each "
+        "number of shots; chance is dashed. "
+        + " ".join(
+            read_out((of_way[i] for of_way in results.values()), [f"{k}-shot, {way}" for way in results])
+            for i, k in enumerate(shots)
+        ),
+        caption="The names alone see no example: their panels differ in the episodes only.",
+    )
+
+
+def read_out(results: Iterable[EpisodeResults], names: Sequence[str] | None = None) -> str:
+    """The numbers of a figure, for who does not see it."""
+    results = list(results)
+    pairs = zip(names or [result.method for result in results], results, strict=True)
+    return "; ".join(f"{name} {result.in_words}" for name, result in pairs) + "."
 
 
 def read_aloud(texts: ClassDataset, episodes: Episodes, answer: Tensor) -> None:
