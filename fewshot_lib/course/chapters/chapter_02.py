@@ -87,7 +87,7 @@ def over_shots(shots: Sequence[int], curves: Mapping[str, Sequence[EpisodeResult
 
 
 def by_method(results: Mapping[str, Sequence[EpisodeResults]], shots: Sequence[int], chance: float) -> None:
-    """Shows a row for each way to use names and examples, and a panel for each number of shots."""
+    """A row for each way to use names and examples, a panel for each number of shots."""
     rows = list(range(len(results)))[::-1]
     size = (2.4 + 3.2 * len(shots), 1.1 + 0.45 * len(rows))
     fig, axes = plt.subplots(1, len(shots), figsize=size, sharey=True, squeeze=False, layout="constrained")
@@ -98,6 +98,7 @@ def by_method(results: Mapping[str, Sequence[EpisodeResults]], shots: Sequence[i
             above = {"textcoords": "offset points", "ha": "center", "fontsize": 10}
             ax.annotate(f"{mean:.1f}", (mean, row), xytext=(0, 7), **above)
         ax.axvline(100 * chance, color="black", linestyle="--", linewidth=1)
+        ax.annotate(" chance", (100 * chance, 1), xycoords=("data", "axes fraction"), va="top", fontsize=9)
         ax.set(title=f"{k}-shot", xlim=(0, 100), xlabel="accuracy in % (95 % interval)")
         ax.set(yticks=rows, yticklabels=list(results), ylim=(-0.6, len(rows) - 0.2))
         ax.grid(axis="x", alpha=0.3)
@@ -109,7 +110,8 @@ def by_method(results: Mapping[str, Sequence[EpisodeResults]], shots: Sequence[i
             read_out((of_way[i] for of_way in results.values()), [f"{k}-shot, {way}" for way in results])
             for i, k in enumerate(shots)
         ),
-        caption="The names alone see no example: their panels differ in the episodes only.",
+        caption="Examples alone: the cosine prototypes. Names alone see no example: what differs between "
+        "their panels is the episodes.",
     )
 
 
