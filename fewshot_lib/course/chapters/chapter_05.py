@@ -80,6 +80,21 @@ def page_rows(methods: Sequence[str]) -> list[dict[str, str]]:
     return [by_name[method] for method in methods]
 
 
+# Features of the texts that are read at all
+
+
+def rows_of(*episodes: Episodes) -> Tensor:
+    """The rows (n,) of the data set that stand in these episodes, each once."""
+    parts = [part.flatten() for each in episodes for part in (each.support, each.query)]
+    return torch.cat(parts).unique()
+
+
+def as_table(features: Tensor, rows: Tensor, size: int) -> Tensor:
+    """Features (n, d) of these rows (n,) in a table for all texts, (size, d), zero where none was read."""
+    table = features.new_zeros(size, features.shape[1])
+    return table.index_copy(0, rows.to(features.device), features)
+
+
 # An interval over seeds and episodes
 
 
