@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from fewshot_lib.core import Episodes, evaluate
@@ -21,11 +22,19 @@ def calibrated(scores: Tensor, others: Tensor) -> Tensor:
     return scores - others.mean(0)
 
 
-def honest_accuracy(accuracies: Tensor) -> Tensor:
-    """accuracies (R, E) -> mean accuracy on each episode of the seed that is best on all the others."""
-    total = accuracies.sum(1, keepdim=True)
-    best = (total - accuracies).argmax(0)
-    return accuracies.gather(0, best.unsqueeze(0)).mean()
+def honest_accuracy(accuracies: Tensor, halves: Tensor) -> Tensor:
+    """accuracies (R, E), halves (S, E) bool -> accuracy of the seed best where True, over those where False.
+
+    The mean over the S ways to halve the episodes.
+    """
+    return _reported(accuracies, halves, lambda half: ~half)
+
+
+def _reported(accuracies: Tensor, halves: Tensor, on: Callable[[Tensor], Tensor]) -> Tensor:
+    """The mean accuracy of the seeds chosen on each half, reported on other episodes of each."""
+    best = [int(accuracies[:, half].mean(1).argmax()) for half in halves]
+    found = [accuracies[row, on(half)].mean() for row, half in zip(best, halves, strict=True)]
+    return torch.stack(found).mean()
 
 
 def calibration_needs(
@@ -61,8 +70,16 @@ MISTAKES = {
         ),
     },
     "honest_accuracy": {
-        "this is the dishonest author's: chosen and reported on the same episodes": lambda a: a.mean(1).max(),
-        "this picks the best seed for each episode after having seen it": lambda a: a.max(0).values.mean(),
-        "this is the mean over all seeds: nothing was chosen": lambda a: a.mean(),
+        "this is the dishonest author's: chosen and reported on the same half": lambda a, halves: _reported(
+            a, halves, lambda half: half
+        ),
+        "the seed is reported on all episodes: half of them had a say in choosing it": lambda a, halves: (
+            _reported(a, halves, torch.ones_like)
+        ),
+        "the halves are swapped: True chooses, False reports": lambda a, halves: honest_accuracy(a, ~halves),
+        "this is the best seed of all episodes: none is left to report it on": lambda a, halves: a.mean(
+            1
+        ).max(),
+        "this is the mean over all seeds: nothing was chosen": lambda a, halves: a.mean(),
     },
 }

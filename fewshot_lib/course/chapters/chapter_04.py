@@ -1,4 +1,4 @@
-"""Chapter 04: its two schemes, its figures, and the pictures of letters drawn in another way."""
+"""Chapter 04: its schemes and figures, its small network and episodes, and letters drawn in another way."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
-from fewshot_lib.core import EpisodeResults, mean_interval
+from fewshot_lib.core import EpisodeResults, Episodes, EpisodeSampler, mean_interval, train_classifier
+from fewshot_lib.course import needs
+from fewshot_lib.course.lesson import Lesson
 from fewshot_lib.course.plots import COLOURS, MARKERS, picture
 from fewshot_lib.course.schemes import arrow, box
+from fewshot_lib.data import ClassDataset
+from fewshot_lib.encoders import Conv4
 
 BLUE, ORANGE, GREEN, PINK, RED = COLOURS[:5]
 
@@ -186,18 +190,56 @@ def gains_figure(
 
     gains: way of drawing -> learner -> a paired difference for each number of shots.
     """
-    fig, axes = plt.subplots(
-        1, len(gains), figsize=(2.7 * len(gains), 3.8), sharey=True, layout="constrained"
-    )
+    size = (2.7 * len(gains), 3.6)
+    fig, axes = plt.subplots(1, len(gains), figsize=size, sharey=True, layout="constrained")
     for ax, (world, lines) in zip(axes, gains.items(), strict=True):
         ax.axhline(0, color="black", linestyle="--", linewidth=1)
         for number, (name, differences) in enumerate(lines.items()):
             mean = [100 * d.mean for d in differences]
-            low, high = zip(*((100 * v for v in d.interval) for d in differences), strict=True)
-            ax.plot(shots, mean, color=COLOURS[number], marker=MARKERS[number], label=name)
-            ax.fill_between(shots, low, high, color=COLOURS[number], alpha=0.18, linewidth=0)
-        ax.set(title=world, xlabel="K, shots", xticks=shots)
-        ax.grid(alpha=0.3)
+            half = [100 * d.ci95 for d in differences]
+            at = [place + 0.24 * (number - (len(lines) - 1) / 2) for place in range(len(shots))]
+            style: dict[str, Any] = {"color": COLOURS[number], "fmt": MARKERS[number], "capsize": 3}
+            ax.errorbar(at, mean, half, linewidth=2, label=name, **style)
+        ax.set(title=world, xlabel="K, shots", xticks=range(len(shots)), xticklabels=shots)
+        ax.set_xlim(-0.5, len(shots) - 0.5)
+        ax.grid(axis="y", alpha=0.3)
     axes[0].set_ylabel(f"points against\n{zero}")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return fig
+
+
+# What the learners are made of, and asked
+
+
+def small_network(inputs: Tensor, width: int, seed: int) -> nn.Module:
+    """A strided Conv4 for images (n, c, h, w), one layer for features (n, d)."""
+    torch.manual_seed(seed)
+    if inputs.dim() == 2:
+        return nn.Sequential(nn.Linear(inputs.shape[1], width), nn.BatchNorm1d(width), nn.ReLU())
+    return Conv4(in_channels=inputs.shape[1], width=width, downsample="stride")
+
+
+def pretrained(ds: ClassDataset, inputs: Tensor, width: int, n_images: int, seed: int) -> nn.Module:
+    """The small network, trained on so many images to name all training classes."""
+    rows, labels = ds.training_set("train")
+    network = small_network(inputs, width, seed).to(inputs.device)
+    head = nn.Linear(width, len(ds.classes("train"))).to(inputs.device)
+    settings: dict[str, Any] = {"batch_size": 64, "lr": 3e-3, "seed": seed, "label": ""}
+    train_classifier(
+        network, head, inputs[rows.to(inputs.device)], labels, max(1, n_images // 64), **settings
+    )
+    return network
+
+
+def episodes_by_shots(
+    ds: ClassDataset, lesson: Lesson, shots: Sequence[int], counts: Mapping[str, int]
+) -> dict[tuple[str, int], Episodes]:
+    """(split, shots) -> episodes, of each split as many as counts says."""
+    smallest = needs.smallest(ds, *counts)
+    found = {}
+    for split, number in counts.items():
+        for k in shots:
+            sizes = lesson.n_way, k, min(lesson.n_query, smallest - k)
+            sampler = EpisodeSampler(ds.labels, ds.classes(split), *sizes, seed=lesson.seed + k)
+            found[split, k] = sampler.sample(number)
+    return found

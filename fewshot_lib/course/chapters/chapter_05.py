@@ -1,20 +1,27 @@
-"""Chapter 05: its three schemes, its figures, texts with a missing word, and rows of a results page."""
+"""Chapter 05: its schemes and figures, texts with a missing word, and an interval over seeds and episodes.
+
+The interval is that of a mean over two things that could have been drawn otherwise: Satterthwaite (1946), An
+Approximate Distribution of Estimates of Variance Components, Biometrics Bulletin 2.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.special import stdtrit
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from fewshot_lib.core import Episodes
+from fewshot_lib.core import Episodes, PairedDifference
 from fewshot_lib.course.figures import show
 from fewshot_lib.course.measured import measured_table
-from fewshot_lib.course.plots import COLOURS, MARKERS
+from fewshot_lib.course.plots import COLOURS, MARKERS, difference_plot
 from fewshot_lib.course.schemes import arrow, box, canvas
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.encoders import MaskedLM
@@ -71,6 +78,67 @@ def page_rows(methods: Sequence[str]) -> list[dict[str, str]]:
     """The rows of these methods in the results on the published sets."""
     by_name = {row["method"]: row for row in measured_table("gat_transformer")}
     return [by_name[method] for method in methods]
+
+
+# Features of the texts that are read at all
+
+
+def rows_of(*episodes: Episodes) -> Tensor:
+    """The rows (n,) of the data set that stand in these episodes, each once."""
+    parts = [part.flatten() for each in episodes for part in (each.support, each.query)]
+    return torch.cat(parts).unique()
+
+
+def as_table(features: Tensor, rows: Tensor, size: int) -> Tensor:
+    """Features (n, d) of these rows (n,) in a table for all texts, (size, d), zero where none was read."""
+    table = features.new_zeros(size, features.shape[1])
+    return table.index_copy(0, rows.to(features.device), features)
+
+
+# An interval over seeds and episodes
+
+
+def mean_squares(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """a (R, E) -> mean squares of seeds, of episodes and of the rest."""
+    n_seeds, n_episodes = a.shape
+    rest = a - a.mean(1, keepdim=True) - a.mean(0) + a.mean()
+    freedom = (n_seeds - 1) * (n_episodes - 1)
+    return n_episodes * a.mean(1).var(), n_seeds * a.mean(0).var(), rest.square().sum() / freedom
+
+
+def half_width(a: Tensor) -> float:
+    """Half of the 95 % interval of the mean of a (R, E), over seeds and episodes: equation (6).
+
+    Where (6) falls below what seeds alone or episodes alone would give, the largest of the three is taken.
+    """
+    n_seeds, n_episodes = a.shape
+    parts = torch.stack(mean_squares(a.double()))
+    total = max(parts[0] + parts[1] - parts[2], parts[0], parts[1])
+    counts = torch.tensor([n_seeds - 1, n_episodes - 1, (n_seeds - 1) * (n_episodes - 1)])
+    freedom = total**2 / (parts**2 / counts).sum()  # Satterthwaite's rule
+    return float(stdtrit(float(freedom), 0.975) * (total / a.numel()).sqrt())
+
+
+@dataclass(frozen=True, eq=False)
+class OverBoth(PairedDifference):
+    """A difference of several seeds whose interval is over seeds and episodes."""
+
+    @property
+    def ci95(self) -> float:
+        """Half of the interval, as a share."""
+        return half_width(self.accuracies)
+
+
+def evidence(difference: OverBoth, n_seeds: int, n_episodes: int, other: str) -> Figure:
+    """A difference with three intervals, from the first seeds and episodes: over either, and over both."""
+    part = replace(difference, accuracies=difference.accuracies[:n_seeds, :n_episodes])
+    over_seeds = PairedDifference(**vars(part))
+    over_episodes = replace(over_seeds, accuracies=part.accuracies.mean(0, keepdim=True))
+    rows = ["over episodes only", "over seeds only", "over both, eq. (6)"]
+    title = f"{n_seeds} seeds, {n_episodes} episodes"
+    fig = difference_plot([[over_episodes, over_seeds, part]], rows, [title], other)
+    fig.axes[0].set_xlim(-60, 60)
+    return fig
 
 
 # Schemes

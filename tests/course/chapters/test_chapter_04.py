@@ -45,7 +45,7 @@ def test_the_gains_of_all_ways_of_drawing_stand_on_one_scale():
     gains = {way: {"MAML": [result(m), result(2 * m)]} for way, m in (("plain", 0.1), ("inverted", 0.4))}
     fig = chapter_04.gains_figure(gains, [1, 5], "zero")
     assert len({ax.get_ylim() for ax in fig.axes}) == 1
-    assert [line.get_label() for line in fig.axes[0].lines[1:]] == ["MAML"]
+    assert fig.axes[0].get_legend_handles_labels()[1] == ["MAML"]
 
 
 def test_joint_training_and_a_start_without_steps_can_be_drawn():

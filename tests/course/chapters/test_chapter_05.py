@@ -2,20 +2,12 @@
 
 import itertools
 import math
-from dataclasses import dataclass
-from pathlib import Path
-from types import SimpleNamespace
 
-import nbformat
 import pytest
 import torch
-from scipy.special import stdtrit
 
-from fewshot_lib.core import PairedDifference
 from fewshot_lib.core.evaluation import half_width
 from fewshot_lib.course.chapters import chapter_05
-
-NOTEBOOK = Path(__file__).parents[3] / "notebooks" / "05_soft_prompts.ipynb"
 
 
 def two_classes():
@@ -117,24 +109,16 @@ def test_the_results_page_has_the_rows_that_the_chapter_shows():
     assert all(0 < float(row["huffpost, 1-shot"].split()[0]) < 100 for row in rows)
 
 
-@pytest.fixture(scope="module")
-def by_hand():
-    """The functions of section 5, as the notebook defines them."""
-    names = {"torch": torch, "stdtrit": stdtrit, "dataclass": dataclass, "PairedDifference": PairedDifference}
-    cells = {cell.id: cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells}
-    for cell in ("two-way-napkin", "two-way"):
-        exec(cells[cell], names)
-    return SimpleNamespace(**names)
-
-
-def test_without_differences_of_seeds_the_interval_is_that_over_episodes(by_hand):
+def test_without_differences_of_seeds_the_interval_is_that_over_episodes():
     episodes = torch.rand(9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = by_hand.half_width(episodes.expand(4, -1))
+    found = chapter_05.half_width(episodes.expand(4, -1))
     assert math.isclose(found, half_width(episodes), rel_tol=1e-6)
-    assert math.isclose(by_hand.half_width(episodes.expand(4, -1).T), found, rel_tol=1e-6)  # either way round
+    assert math.isclose(
+        chapter_05.half_width(episodes.expand(4, -1).T), found, rel_tol=1e-6
+    )  # either way round
 
 
-def test_the_interval_holds_the_mean_about_as_often_as_it_says(by_hand):
+def test_the_interval_holds_the_mean_about_as_often_as_it_says():
     draw = torch.Generator().manual_seed(0)
 
     def table():
@@ -143,6 +127,6 @@ def test_the_interval_holds_the_mean_about_as_often_as_it_says(by_hand):
         return 0.03 * seeds[:, None] + 0.1 * episodes + 0.1 * rest  # the truth is 0
 
     tables = [table() for _ in range(600)]
-    held = sum(abs(float(a.mean())) <= by_hand.half_width(a) for a in tables) / len(tables)
+    held = sum(abs(float(a.mean())) <= chapter_05.half_width(a) for a in tables) / len(tables)
     over_seeds = sum(abs(float(a.mean())) <= half_width(a.mean(1)) for a in tables) / len(tables)
     assert held > 0.92 > over_seeds  # an interval over seeds alone knows nothing of other episodes
