@@ -5,8 +5,9 @@
 
 The ways of a table take turns in one process on one thread, three or five rounds after one to warm up. Times
 are processor seconds, which other work on the machine hardly changes; what is shown is their median, and the
-median of the rounds' ratios with their range. easyfsl, higher and torchopt are fetched from the package index
-into ``--peers``, and left out where there is none.
+median of the rounds' ratios with their range. As in the notebooks, the process keeps the memory that it frees
+(``core.keep_memory``). easyfsl, higher and torchopt are fetched from the package index into ``--peers``, and
+left out where there is none.
 
 A part that is finished is a file in ``--out``, by default among the results of the repository: what is there
 is not measured again, unless ``--again`` says so (half an hour of CPU; what else the machine does changes
@@ -27,6 +28,7 @@ from typing import NamedTuple
 import torch
 from speed import classifier, evaluation, finetuning, growth, joint, laptop, maml, notebooks, peers, prompts
 
+from fewshot_lib.core import keep_memory
 from fewshot_lib.course.records import markdown
 from fewshot_lib.data.cache import write_whole
 
@@ -185,6 +187,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--page", type=Path, default=HERE / "README.md", help="rewritten between two marks")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    keep_memory()
     options.out.mkdir(parents=True, exist_ok=True)
     there = set() if options.again else kept(options.out, options.setfit).keys()
     missing = [part for part in options.parts if part not in there and part not in READ]

@@ -100,14 +100,8 @@ def test_growth_that_is_more_than_linear_has_a_reason(side_by_side):
     verdict = side_by_side.growth.verdict
     assert verdict("MAML", "tasks", "loop", 1.05) == "linear"
     assert verdict("MAML", "tasks", "loop", 0.5).startswith("less than linear")
-    assert verdict("MAML", "tasks", "vmap", 1.5).startswith("more than linear: blocks")
+    assert verdict("evaluation", "ways", "fewshot_lib", 1.5).startswith("more than linear: N ways")
     assert verdict("MAML", "tasks", "loop", 1.5) == "more than linear: not explained"
-
-
-@pytest.mark.slow
-def test_a_process_that_keeps_its_blocks_is_timed_like_any_other(side_by_side):
-    seconds, pages = side_by_side.growth.timed_with_blocks_kept([1, 2], 1)
-    assert len(seconds) == 2 and min(seconds) > 0 and pages >= 0
 
 
 def test_setfit_is_compared_on_the_draws_that_both_have(side_by_side, tmp_path):

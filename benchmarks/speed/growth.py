@@ -2,23 +2,15 @@
 
 The slope is that between the last two points, on logarithmic axes, where what is constant matters least: 1 is
 linear, below 1 a part of the cost is still constant, and up to 1.1 counts as linear. What grows faster says
-why. *Page faults*: of one run at the largest size, each a page of memory that the system hands out anew;
-*blocks kept* is the same with ``MALLOC_MMAP_THRESHOLD_`` and ``MALLOC_TRIM_THRESHOLD_`` set so high that the
-process gives nothing back (Linux).
+why.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
-import os
-import resource
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from speed import evaluation, finetuning, maml
@@ -29,15 +21,11 @@ from fewshot_lib.core import EpisodeSampler, evaluate
 from fewshot_lib.prototypes import euclidean_prototypes
 
 Curve = dict[str, list[float]]  # "x", and "seconds" of each
-HEAD = ["cost of", "with more", "by", "from", "to", "ms at the ends", "slope", "page faults", "growth"]
-KEPT = "vmap, blocks kept"
-KEEPING = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "16000000000"}
+HEAD = ["cost of", "with more", "by", "from", "to", "ms at the ends", "slope", "growth"]
 LINEAR = 1.1  # the largest slope that is called so
 # Why what grows faster does: (cost, of what there is more, by what).
 REASONS = {
     ("evaluation", "ways", "fewshot_lib"): "N ways have N times 5 queries, each compared with N classes",
-    ("MAML", "tasks", "vmap"): "blocks of more than 32 MB go back to the system after every operation "
-    "and come anew, page by page: see the page faults, and the row of blocks kept",
 }
 
 
@@ -78,8 +66,6 @@ def plans() -> list[tuple[str, str, str, Callable[[int], Way], list[int]]]:
             ("MAML", "tasks", engine, partial(meta_step, engine), [1, 2, 4, 8, 16]),
             ("MAML", "inner steps", engine, lambda n, e=engine: meta_step(e, inner_steps=n), [1, 2, 5, 10]),
         ]
-    if sys.platform == "linux":
-        found.append(("MAML", "tasks", KEPT, partial(meta_step, "vmap"), [1, 2, 4, 8, 16]))
     if peer("easyfsl.utils"):
         found.insert(1, ("evaluation", "episodes", "easyfsl", by_easyfsl, [10, 30, 100, 300]))
     return found
@@ -92,37 +78,11 @@ def verdict(cost: str, more: str, by: str, found: float) -> str:
     return "linear" if found > 2 - LINEAR else "less than linear, a part is constant"
 
 
-def faults(run: Way) -> int:
-    """Pages that the system hands out in a run."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    run()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-
-def timed(make: Callable[[int], Way], sizes: list[int], rounds: int) -> tuple[list[float], int]:
-    """Median seconds at each size, and the page faults of a run at the largest."""
+def timed(make: Callable[[int], Way], sizes: list[int], rounds: int) -> list[float]:
+    """Median seconds at each size."""
     runs = {str(x): make(x) for x in sizes}
     times = in_turn(runs, rounds=rounds)
-    return [times.per_unit(x) for x in runs], faults(runs[str(sizes[-1])])
-
-
-def timed_with_blocks_kept(sizes: list[int], rounds: int) -> tuple[list[float], int]:
-    """``timed`` of meta-steps by vmap, in a process whose allocator was told so before its start."""
-    program = (
-        "import json, sys, torch; from functools import partial; from speed import growth\n"
-        "torch.set_num_threads(1)\n"
-        "print(json.dumps(growth.timed(partial(growth.meta_step, 'vmap'), *json.loads(sys.argv[1]))))"
-    )
-    command = [sys.executable, "-c", program, json.dumps([sizes, rounds])]
-    done = subprocess.run(
-        command,
-        cwd=Path(__file__).parents[1],
-        env=os.environ | KEEPING,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return tuple(json.loads(done.stdout.splitlines()[-1]))
+    return [times.per_unit(x) for x in runs]
 
 
 def slope(curve: Curve) -> float:
@@ -136,10 +96,10 @@ def measure(tiny: bool) -> tuple[list[list[str]], list[dict]]:
     rows, curves = [], []
     for cost, more, by, make, sizes in plans():
         some, rounds = (sizes[:2], 1) if tiny else (sizes, 3)
-        seconds, pages = timed_with_blocks_kept(some, rounds) if by == KEPT else timed(make, some, rounds)
+        seconds = timed(make, some, rounds)
         curve = {"x": some, "seconds": seconds}
         ends = " to ".join(f"{1e3 * seconds[end]:.3g}" for end in (0, -1))
-        line = [cost, more, by, f"{some[0]:,}", f"{some[-1]:,}", ends, f"{slope(curve):.2f}", f"{pages:,}"]
+        line = [cost, more, by, f"{some[0]:,}", f"{some[-1]:,}", ends, f"{slope(curve):.2f}"]
         rows.append([*line, verdict(cost, more, by, slope(curve))])
         curves.append({"cost": cost, "more": more, "by": by, **curve})
     return rows, curves

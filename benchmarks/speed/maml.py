@@ -9,9 +9,9 @@ both is twice them again. ``torch.utils.flop_counter`` must count the same.
 "unfolded" has matrix products in place of convolutions: from the second inner step on vmap makes grouped
 convolutions, whose double backward torch computes one group, that is one task, at a time. On a CPU that makes
 a loop the faster way where channels are many; where they are few, Python is what takes the time, and vmap,
-which calls it once for all tasks, is faster. On Linux, tensors of all tasks at once also cost what the system
-takes to hand out large blocks anew (see "blocks kept" in how cost grows). All ways must have the same
-meta-gradient: in float64, to 1e-9 of its largest number.
+which calls it once for all tasks, is faster. Without ``core.keep_memory``, tensors of all tasks at once cost
+up to a third more on Linux. All ways must have the same meta-gradient: in float64, to 1e-9 of its largest
+number.
 """
 
 from __future__ import annotations

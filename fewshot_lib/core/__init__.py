@@ -53,6 +53,7 @@ from fewshot_lib.core.training import (
     evaluation_mode,
     fit,
     for_model,
+    keep_memory,
     one_cycle,
     pick_device,
     seed_everything,

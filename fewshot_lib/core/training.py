@@ -1,8 +1,10 @@
 """Training, once for all chapters: a loop that shows progress, keeps the best, survives an interruption."""
 
 import copy
+import ctypes
 import os
 import random
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +31,8 @@ from fewshot_lib.core.checks import feature_rows, random_numbers, rate, whole_nu
 from fewshot_lib.core.distributed import leads, mean_over_processes, start_alike
 from fewshot_lib.data.reporting import shows_progress
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as malloc.h has them
+
 
 def pick_device(name: str | torch.device | None = None) -> torch.device:
     """The named device, or the first there is of: CUDA GPU, Apple GPU, CPU."""
@@ -44,6 +48,17 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
         fix = f"use one of {', '.join(map(repr, available))}, or None to have one chosen"
         raise ValueError(f"`device` is {str(name)!r}, which this machine does not have: {fix}.")
     return device
+
+
+def keep_memory() -> None:
+    """From here on this process keeps the memory that it frees, up to blocks of 1 GB, for what comes next.
+
+    Else glibc gives large blocks back to the system, which hands them out anew, page by page and filled with
+    zeros: on a CPU up to a third of the time of a training step. Where there is no glibc nothing changes.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(M_MMAP_THRESHOLD, 2**30)
 
 
 def for_model(inputs: Tensor, model: nn.Module) -> Tensor:

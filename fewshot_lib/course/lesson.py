@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fewshot_lib import data
-from fewshot_lib.core import one_of, pick_device, seed_everything
+from fewshot_lib.core import keep_memory, one_of, pick_device, seed_everything
 from fewshot_lib.course import needs, records
 from fewshot_lib.course.figures import say
 from fewshot_lib.data import ClassDataset
@@ -161,6 +161,7 @@ def setup(
 ) -> Lesson:
     """Checks the parameters, seeds every random generator, picks a device, and prints what this run will be.
 
+    From here on the kernel keeps the memory that it frees (``core.keep_memory``).
     parameters: those of PARAMETER_DEFAULTS; a ValueError comes before anything else is done.
     default_dataset, episodes: what dataset and n_episodes of None mean, per profile or always.
     """
@@ -174,6 +175,7 @@ def setup(
     values = defaults | {name: value for name, value in parameters.items() if value is not None}
     lesson = Lesson(notebook, profile, **values, device=pick_device(), is_default=values == defaults)
     seed_everything(lesson.seed)
+    keep_memory()
     print(f"profile {profile} · device {lesson.device} · seed {lesson.seed} · {_versions()}")
     setting = f"{lesson.n_way}-way {lesson.n_shot}-shot, {lesson.n_query} queries per class"
     print(f"data set {_described(lesson.dataset)} · {setting}, {lesson.n_episodes:,} episodes")
