@@ -302,27 +302,29 @@ def measured_suggestions(n_labels: int, n_pool: int) -> str:
     )
 
 
-def refused_in_words(k: int, n: int, asked: float, n_examples: float, kind: str) -> str:
-    """How many of one's own inputs are refused at a share asked for, on which side of the line, and why."""
-    low, high = wilson(k, n)
+def refused_in_words(k: int, n: int, asked: float, n_held_out: int, n_examples: float, kind: str) -> str:
+    """How many of one's own inputs are refused at a share asked for, on which side of the line, and why.
+
+    k of n inputs; the cut was made by ``n_held_out`` examples, which are a sample as well.
+    """
     side = "above" if k > asked * n else "below" if k < asked * n else "on"
-    chance = (
-        f"with {n} {kind} one is {100 / n:.1f} points, and the interval holds {asked:.0%}: this may be chance"
-        if low <= asked <= high
-        else f"the interval does not hold {asked:.0%}: these {kind} are not like the labelled ones"
+    spread = (k / n * (1 - k / n) / n + asked * (1 - asked) / n_held_out) ** 0.5
+    gap, around = 100 * (k / n - asked), 196 * spread
+    why = (
+        f"So few {kind} allow it: {n_held_out} held-out examples made the cut and {n} {kind} are judged by "
+        f"it, so that the gap of {gap:+.0f} points has an interval of ± {around:.0f}. **It may be chance.**"
+        if abs(gap) <= around
+        else f"That is more than chance does to {n} {kind} (± {around:.0f} points): they are not like the "
+        "labelled ones."
     )
-    column = f"refused at {asked:g}, of its classes"
     many = []
     for rows in measured_tables(OWN_DATA, "Knowing when it does not know").values():
         row = min(rows, key=lambda row: abs(int(row["examples"]) - n_examples))
-        many.append(_numbers(row[column])[0])
+        many.append(_numbers(row[f"refused at {asked:g}, of its classes"])[0])
     return (
-        f"Look at {asked:.0%}: of your own classes {share(k, n)} are refused, **{side} the line**. The "
-        "reason "
-        f"is "
-        f"their number: {chance}. Over many draws of {len(many)} data sets, with {row['examples']} examples "
-        f"of "
-        f"each class, {min(many):.1f} to {max(many):.1f} % are."
+        f"Look at {asked:.0%}: of your own classes {share(k, n)} are refused, **{side} the line**. {why} "
+        f"Over many draws of {len(many)} data sets of texts, with {row['examples']} examples of each class, "
+        f"{min(many):.1f} to {max(many):.1f} % are."
     )
 
 
