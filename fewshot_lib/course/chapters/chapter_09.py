@@ -242,7 +242,8 @@ def measured_weights(n_examples: float, n_judged: int) -> str:
         f"with {most.split()[0]} only {at_ends[1]:+.1f}. With right names choosing costs nothing "
         f"({kept:+.1f} at worst), since λ = 3 is among the values tried. At most {-lost:.1f} points are "
         "missing to a fit without names, for λ cannot fall below 0.3.\n\n"
-        f"Why could the {n_judged} not show it? One of them is {text:.1f} points: gains of {least:+.1f} to "
+        f"Why could the {n_judged} hidden labels not show it? One of them is {text:.1f} "
+        f"points: gains of {least:+.1f} to "
         f"{gain:+.1f} points are {max(1, round(least / text))} to {max(1, round(gain / text))} of them."
     )
 
@@ -269,7 +270,8 @@ def measured_words(n_judged: int) -> str:
         f"or to this one text{f' ({why}: a reason that is not tested)' if why else ''}. With "
         f"{head[-1].split()[0]} examples the words bring {min(at_last):+.1f} to {max(at_last):+.1f} points: "
         "words that come back in several examples are no chance.\n\n"
-        f"Why could the {n_judged} not show it? One of them is {text:.1f} points; the largest entry of the "
+        f"Why could the {n_judged} hidden labels not show it? One of them is {text:.1f} "
+        "points; the largest entry of the "
         f"table "
         f"is {largest:.1f}."
     )
@@ -308,7 +310,7 @@ def refused_in_words(k: int, n: int, asked: float, n_held_out: int, n_examples: 
     k of n inputs; the cut was made by ``n_held_out`` examples, which are a sample as well.
     """
     side = "above" if k > asked * n else "below" if k < asked * n else "on"
-    spread = (k / n * (1 - k / n) / n + asked * (1 - asked) / n_held_out) ** 0.5
+    spread = (k / n * (1 - k / n) / n + asked * (1 - asked) / max(1, n_held_out)) ** 0.5
     gap, around = 100 * (k / n - asked), 196 * spread
     why = (
         f"So few {kind} allow it: {n_held_out} held-out examples made the cut and {n} {kind} are judged by "
