@@ -22,6 +22,7 @@ from fewshot_lib.course.plots import COLOURS, MARKERS, band_plot
 Setting = tuple[int, int]
 Table = Mapping[Setting, Mapping[str, EpisodeResults]]
 REPEATS = 3
+LOWEST = -25  # points: where the frame of differences ends
 
 
 @dataclass(frozen=True)
@@ -102,36 +103,28 @@ def critical_difference(n_methods: int, n_settings: int) -> float:
 # Figures
 
 
-def difference_panels(table: Table, reference: str, transductive: Sequence[str] = ()) -> Figure:
-    """Points against ``reference``, a column for every number of ways; the frame ends at -25 points.
-
-    Below, the same lines nearer to zero.
-    """
-    all_ways, names = sorted({ways for ways, _ in table}), list(next(iter(table.values())))
-    size = (2.2 + 2.6 * len(all_ways), 7.6)
+def difference_panels(
+    table: Table, reference: str, transductive: Sequence[str], names: Sequence[str], ways: Sequence[int]
+) -> Figure:
+    """Points against ``reference`` of the methods ``names``, a panel for each of ``ways``; down to LOWEST."""
     fig, axes = plt.subplots(
-        2, len(all_ways), figsize=size, sharey="row", layout="constrained", squeeze=False
+        1, len(ways), figsize=(1.5 + 4.5 * len(ways), 5.2), sharey=True, layout="constrained", squeeze=False
     )
-    for (ax, near), ways in zip(axes.T, all_ways, strict=True):
-        shots = sorted(k for n, k in table if n == ways)
-        for number, name in enumerate(name for name in names if name != reference):
-            line = [against(table, (ways, k), name, reference) for k in shots]
-            for panel in (ax, near):
-                band_plot(panel, shots, line, name, number % len(COLOURS))
-                panel.lines[-1].set(
-                    linestyle="--" if name in transductive else ":" if number >= len(COLOURS) else "-",
-                    fillstyle="none" if number >= len(COLOURS) else "full",
-                )
-        for panel, limits in ((ax, (-25, 10)), (near, (-4, 4))):
-            panel.axhline(0, color="black", linewidth=1.5)
-            panel.set(xscale="log", xticks=shots, ylim=limits, xlabel="", ylabel="")
-            panel.set_xticklabels(shots)
-            panel.minorticks_off()
-        ax.set_title(f"{ways} ways")
-        near.set_xlabel("examples per class")
-    axes[0, 0].set_ylabel(f"points against {reference}\n(band: 95 % interval, same episodes)")
-    axes[1, 0].set_ylabel("the same, nearer to zero")
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    for ax, n_way in zip(axes[0], ways, strict=True):
+        shots = sorted(k for n, k in table if n == n_way)
+        ax.axhline(0, color="black", linewidth=2)
+        for number, name in enumerate(names):
+            band_plot(ax, shots, [against(table, (n_way, k), name, reference) for k in shots], name, number)
+            dashed = "--" if name in transductive else "-"
+            ax.lines[-1].set(linestyle=dashed, linewidth=2.5, markersize=9)
+        ax.set(xscale="log", xticks=shots, ylim=(LOWEST, 10), ylabel="")
+        ax.set_xticklabels(shots)
+        ax.minorticks_off()
+        ax.tick_params(labelsize=13)
+        ax.set_title(f"{n_way} ways", fontsize=15)
+        ax.set_xlabel("examples per class", fontsize=14)
+    axes[0, 0].set_ylabel(f"points against\n{reference}", fontsize=14)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=12)
     return fig
 
 

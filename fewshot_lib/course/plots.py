@@ -53,21 +53,30 @@ def interval_plot(
 
 
 def difference_plot(
-    columns: Sequence[Sequence[EpisodeResults]], labels: Sequence[str], names: Sequence[str], zero: str
+    columns: Sequence[Sequence[EpisodeResults | None]],
+    labels: Sequence[str],
+    names: Sequence[str],
+    zero: str | Sequence[str],
 ) -> Figure:
-    """Paired differences with 95 % intervals: a panel per column, a row per label, and a line at ``zero``."""
+    """Paired differences with 95 % intervals: a panel per column, a row per label, and a line at ``zero``.
+
+    zero: what the line is, for all panels or for each. None leaves a row empty.
+    """
+    zeros = [zero] * len(columns) if isinstance(zero, str) else zero
     rows = np.arange(len(labels))[::-1]
     size = (2.6 + 3.2 * len(columns), 0.9 + 0.28 * len(labels))
     fig, axes = plt.subplots(1, len(columns), figsize=size, sharey=True, layout="constrained", squeeze=False)
-    for ax, column, name in zip(axes[0], columns, names, strict=True):
+    for ax, column, name, line in zip(axes[0], columns, names, zeros, strict=True):
         ax.axvline(0, color="black", linestyle="--", linewidth=1)
         for row, difference in zip(rows, column, strict=True):
+            if difference is None:
+                continue
             low, high = difference.interval
             colour, marker = ("dimgrey", "o") if low <= 0 <= high else WORSE_BETTER[low > 0]
             mean, width = 100 * difference.mean, 100 * difference.ci95
             ax.errorbar(mean, row, xerr=width, fmt=marker, color=colour, capsize=3)
         ax.set(title=name, yticks=rows, yticklabels=labels, ylim=(-0.7, len(labels) - 0.3))
-        ax.set_xlabel(f"points against {zero}\n(95 % interval)")
+        ax.set_xlabel(f"points against {line}\n(95 % interval)")
         ax.grid(axis="x", alpha=0.3)
     return fig
 

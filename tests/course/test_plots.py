@@ -69,6 +69,13 @@ def test_difference_plot_draws_intervals_and_marks_what_they_decide():
     assert names_on_y(fig.axes[0]) == ["a", "b", "c"] and fig.axes[0].get_yticks().tolist() == [2, 1, 0]
 
 
+def test_a_panel_of_differences_has_a_line_of_its_own_and_may_lack_a_row():
+    found = compare_paired(results(0.8, 0.82, 0.81), results(0.5, 0.51, 0.5))
+    fig = plots.difference_plot([[None, found], [found, found]], ["a", "b"], ["1", "2"], ["this", "that"])
+    assert [len(ax.containers) for ax in fig.axes] == [1, 2]
+    assert ["this" in fig.axes[0].get_xlabel(), "that" in fig.axes[1].get_xlabel()] == [True, True]
+
+
 def test_band_plot_draws_means_in_the_numbers_style_and_bands(ax):
     points = [results(0.4, 0.6), results(0.7, 0.8)]
     plots.band_plot(ax, [1, 5], points, "name", number=2)

@@ -1,6 +1,6 @@
 """Chapter 08: how the classes become tasks, and the schemes of attention, block, links and steps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,19 +8,26 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Wedge
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from fewshot_lib.core import EpisodeResults, mean_interval
+from fewshot_lib.core import EpisodeResults, Episodes, PairedDifference, mean_interval, over_seeds
 from fewshot_lib.course.contest import n_numbers
 from fewshot_lib.course.lesson import Lesson
-from fewshot_lib.course.plots import COLOURS, MARKERS
+from fewshot_lib.course.plots import COLOURS, MARKERS, difference_plot
+from fewshot_lib.course.records import markdown
 from fewshot_lib.course.schemes import arrow, box
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.encoders import Conv4, TextEncoder, encode, extract_features
 from fewshot_lib.graphs import Combined
-from fewshot_lib.multitask import Task
+from fewshot_lib.multitask import Task, evaluate_tasks, task_episodes
 from fewshot_lib.prototypes import name_features, train_prototypical
 
+# What a variant of the ablation is, by what it lacks
+LEFT = {
+    "− the whole GAT-Transformer": "= the relational network alone",
+    "− the relational network": "= the GAT-Transformer alone",
+}
 Splits = dict[str, dict[str, Tensor]]  # task -> split -> its classes
 
 # How the classes become tasks
@@ -297,6 +304,111 @@ def wedge_figure(downhill: Tensor, steps: Mapping[str, Tensor]) -> Figure:
 
 
 # Measurements
+
+
+def over_tasks(results: Mapping[str, EpisodeResults]) -> EpisodeResults:
+    """One result from those of all tasks, equally many episodes of each."""
+    first, rows = next(iter(results.values())), [result.accuracies for result in results.values()]
+    fingerprint = " ".join(result.episodes_fingerprint for result in results.values())
+    return replace(first, accuracies=torch.cat(rows, 1), episodes_fingerprint=fingerprint)
+
+
+def by_task(models: Mapping[str, Sequence[Any]], on: Sequence[Task], episodes: Mapping[str, Episodes]) -> Any:
+    """The results of each task, by name: of its own models, a model per training seed."""
+    return {
+        task.name: over_seeds(
+            [evaluate_tasks(model, [task], episodes, batch_size=25)[task.name] for model in models[task.name]]
+        )
+        for task in on
+    }
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What a lesson's tasks are tested with: the same new episodes for every model, and the record of it."""
+
+    lesson: Lesson
+    plan: Plan
+    dataset: ClassDataset
+
+    def episodes(
+        self,
+        on: Sequence[Task],
+        split: str = "test",
+        n_shot: int | None = None,
+        n_query: int | None = None,
+        number: int | None = None,
+    ) -> dict[str, Episodes]:
+        """So many episodes in all (by default half of the lesson's), equally many of every task."""
+        of_each = max(2, (number or self.lesson.n_episodes // 2) // len(on))
+        shots, queries = n_shot or self.lesson.n_shot, n_query or self.lesson.n_query
+        return task_episodes(on, split, self.plan.n_way, shots, queries, of_each, self.lesson.seed)
+
+    def record(self, name: str, result: EpisodeResults, note: str) -> None:
+        """Tasks with too few classes have fewer ways: another question, which is not recorded."""
+        if result.n_way == self.lesson.n_way:
+            self.lesson.record(name, result, dataset=self.dataset, note=note)
+
+
+def supervised(on: Sequence[Task], asked: Sequence[Task], episodes: Mapping[str, Episodes]) -> Tensor:
+    """Accuracy per episode of a logistic regression on all training examples of all tasks ``on``.
+
+    In an episode it chooses among the classes of the episode.
+    """
+    known = [torch.isin(task.dataset.labels, task.classes("train")) for task in on]
+    x = torch.cat([t.features[rows.to(t.features.device)] for t, rows in zip(on, known, strict=True)])
+    y = torch.cat([t.dataset.labels[rows] for t, rows in zip(on, known, strict=True)])
+    head = LogisticRegression(C=10, max_iter=500).fit(x.cpu(), y)
+    column = {int(c): i for i, c in enumerate(head.classes_)}
+    right = []
+    for task in asked:
+        e = episodes[task.name]
+        p = torch.tensor(head.predict_proba(task.features[e.query.flatten()].cpu())).view(*e.query.shape, -1)
+        ways = e.classes.clone().apply_(column.__getitem__).unsqueeze(1).expand(-1, e.query.shape[1], -1)
+        right.append((p.gather(2, ways).argmax(-1) == e.query_labels).double().mean(1))
+    return torch.cat(right)
+
+
+def agreement(
+    gradients: Callable[[Any], Sequence[Tensor]], samplers: Sequence[Any], draws: int
+) -> list[float]:
+    """Mean cosines of two batches' gradients: of the same task and of different ones, family by family.
+
+    gradients: a sampler of one task -> the gradient (P,) of each family on a new batch, of length 1.
+    """
+    sums: list[Tensor | float] = []
+    for _ in range(draws):
+        first, second = ([gradients(sampler) for sampler in samplers] for _ in range(2))
+        cosines = [
+            (torch.stack(a) @ torch.stack(b).T).cpu() / draws
+            for a, b in zip(zip(*first, strict=True), zip(*second, strict=True), strict=True)
+        ]
+        sums = [total + c for total, c in zip(sums or [0.0] * len(cosines), cosines, strict=True)]
+    same = torch.eye(len(samplers), dtype=torch.bool)
+    return [float(torch.as_tensor(c)[which].mean()) for c in sums for which in (same, ~same)]
+
+
+def agreement_table(cosines: Mapping[tuple[str, int], Sequence[float]]) -> str:
+    """(stage, episodes of a batch) -> cosines of ``agreement``, as markdown."""
+    head = ["model", "episodes", "relational: same task", "different tasks", "GAT-Transformer: same task"]
+    lines = [
+        [stage, str(number), *(f"{value:+.2f}" for value in values)]
+        for (stage, number), values in cosines.items()
+    ]
+    return markdown([*head, "different tasks"], lines)
+
+
+def ablation_figure(
+    against_full: Mapping[str, PairedDifference], against_start: Mapping[str, PairedDifference]
+) -> Figure:
+    """Every variant against the full model, and against the model before any training."""
+    rows = list(against_start)
+    labels = [f"{row}\n{LEFT[row]}" if row in LEFT else row for row in rows]
+    columns = [[found.get(row) for row in rows] for found in (against_full, against_start)]
+    titles = ["Is the part missed?", "Has it learned anything?"]
+    fig = difference_plot(columns, labels, titles, ["the full model", "the untrained start"])
+    fig.set_size_inches(10.5, 3.9)
+    return on_one_scale(fig)
 
 
 def on_one_scale(fig: Figure) -> Figure:

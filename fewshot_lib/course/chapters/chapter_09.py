@@ -1,5 +1,6 @@
 """Chapter 09: what the comparison shows, and how labels of one's own data are hidden to judge by."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from fewshot_lib.classifier import naming, picture_form, wilson
 from fewshot_lib.course import contest, needs
 from fewshot_lib.course.contest import Entrant, Setting, Table
 from fewshot_lib.course.figures import show
+from fewshot_lib.course.measured import measured_tables
 from fewshot_lib.course.plots import COLOURS, MARKERS, decision_regions, scatter_classes
 from fewshot_lib.course.records import markdown
 from fewshot_lib.data import ClassDataset
@@ -76,16 +78,32 @@ def words_of(setting: Setting) -> str:
     return f"{ways} ways, {shots} shot{'s' * (shots > 1)}"
 
 
-def show_differences(table: Table, reference: str, transductive: Sequence[str]) -> None:
-    """Every method against the reference, in every setting."""
+def show_differences(
+    table: Table, reference: str, transductive: Sequence[str], names: Sequence[str], ways: Sequence[int]
+) -> None:
+    """Some methods against the reference, against the number of examples, at some numbers of ways."""
     show(
-        contest.difference_panels(table, reference, transductive),
-        alt=f"Paired differences to {reference} of the other methods against the number of examples per "
-        "class, a column for each number of ways; below, the same nearer to zero.",
+        contest.difference_panels(table, reference, transductive, names, ways),
+        alt=f"Paired differences to {reference} of {len(names)} methods against the number of examples per "
+        f"class, a panel for each number of ways: {' and '.join(map(str, ways))}.",
         caption=f"The line at zero is {reference}. Dashed: transductive, it sees all queries at once. What "
-        "lies below the upper frame is worse by more than 25 points. The lower row is for the methods that "
-        "come near.",
+        f"lies below the frame is worse by more than {-contest.LOWEST} points.",
     )
+
+
+def folded_differences(table: Table, reference: str) -> str:
+    """Every method against the reference with the fewest and the most examples: a folded table."""
+    shots = sorted({k for _, k in table})
+    settings = [s for s in table if s[1] in (shots[0], shots[-1])]
+    names = [name for name in table[settings[0]] if name != reference]
+
+    def cell(name: str, setting: Setting) -> str:
+        found = contest.against(table, setting, name, reference)
+        return f"{100 * found.mean:+.1f} ± {100 * found.ci95:.1f}"
+
+    lines = [[name, *(cell(name, setting) for setting in settings)] for name in names]
+    head = markdown(["points against it", *map(words_of, settings)], lines)
+    return f"<details><summary>All methods, in numbers</summary>\n\n{head}\n\n</details>"
 
 
 def reasons(table: Table, few: Setting, many: Setting, reference: str) -> str:
@@ -167,6 +185,149 @@ def rule_table(table: Table, unbeaten: Mapping[Setting, Sequence[str]]) -> str:
     head = ["examples per class", *(f"{ways} ways" for ways in all_ways)]
     lines = [[str(shots), *(cell((ways, shots)) for ways in all_ways)] for shots in all_shots]
     return markdown(head, lines)
+
+
+# What many draws say, where a few texts cannot: tables of benchmarks/own_data.md
+
+OWN_DATA = "own_data"
+OF_ITS_TEXTS = {  # what may be the reason why words help, or not
+    "reuters": "news of goods and finance repeat the terms of their trade",
+    "amazon": "reviews say in everyday words what they like, whatever the article",
+}
+
+
+def _numbers(cell: str) -> list[float]:
+    return [float(number) for number in re.findall(r"[-+]?\d+\.\d+", cell)]
+
+
+def _for_shots(columns: Sequence[str], n_examples: float) -> str:
+    """Of columns such as "4 examples (…)" that for the number nearest to one's own."""
+    return min(columns, key=lambda column: abs(int(column.split()[0]) - n_examples))
+
+
+def _short(heading: str) -> str:
+    """ "hwu64: 64 classes, 10 draws" -> "hwu64, 64 classes"."""
+    return heading.rsplit(",", 1)[0].replace(":", ",")
+
+
+def measured_weights(n_examples: float, n_judged: int) -> str:
+    """What choosing λ brings on five data sets, and why texts as few as these cannot show it."""
+    tables = measured_tables(OWN_DATA, "Names that do not fit")
+    columns = list(next(iter(tables.values()))[0])[1:]
+    column, fewest, most = _for_shots(columns, n_examples), columns[0], columns[-1]
+
+    def gains(rows: Sequence[Mapping[str, str]], number: int, column: str) -> list[str]:
+        return rows[number][column].split("(")[1].rstrip(")").split("; ")  # over λ = 3, over no names
+
+    lines = [
+        [_short(name), gains(rows, 0, column)[0], *gains(rows, -1, column)] for name, rows in tables.items()
+    ]
+    head = ["data set", "names right: over λ = 3", "all wrong: over λ = 3", "all wrong: over no names"]
+    over_3 = {line[0]: _numbers(line[2]) for line in lines}
+    best = max(over_3, key=lambda name: over_3[name][0])
+    (least, *_), (gain, around) = min(over_3.values()), over_3[best]
+    at_ends = [max(_numbers(gains(rows, -1, c)[0])[0] for rows in tables.values()) for c in (fewest, most)]
+    lost = min(_numbers(line[3])[0] for line in lines)
+    kept = min(_numbers(line[1])[0] for line in lines) + 0.0  # no "-0.0"
+    text = 100 / n_judged
+    return (
+        f"Points that choosing λ brings, {column.split()[0]} examples of each class, many draws:\n\n"
+        f"{markdown(head, lines)}\n\n"
+        f"**Look at {best.split(',')[0]}, all names wrong: {gain:+.1f} ± {around:.1f} points over λ = 3**, "
+        f"the "
+        f"most of all. The reason may be that a wrong name with λ = 3 weighs nearly as much as all examples "
+        f"of "
+        f"its class. It fits that with {fewest.split()[0]} examples up to {at_ends[0]:+.1f} points are "
+        f"gained, "
+        f"with {most.split()[0]} only {at_ends[1]:+.1f}. With right names choosing costs nothing "
+        f"({kept:+.1f} at worst), since λ = 3 is among the values tried. At most {-lost:.1f} points are "
+        "missing to a fit without names, for λ cannot fall below 0.3.\n\n"
+        f"Why could the {n_judged} hidden labels not show it? One of them is {text:.1f} "
+        f"points: gains of {least:+.1f} to "
+        f"{gain:+.1f} points are {max(1, round(least / text))} to {max(1, round(gain / text))} of them."
+    )
+
+
+def measured_words(n_judged: int) -> str:
+    """What words bring on five data sets, and why texts as few as these cannot show it."""
+    tables = measured_tables(OWN_DATA, "A few examples of all classes at once")
+    lines = []
+    for name, rows in tables.items():
+        (without,) = (row for row in rows if row["method"] == "without the words")
+        lines.append([_short(name), *(cell.split("(")[1].rstrip(")") for cell in list(without.values())[1:])])
+    head = ["data set", *list(next(iter(tables.values()))[0])[1:]]
+    at_one = {line[0].split(",")[0]: _numbers(line[1]) for line in lines}
+    most, least = max(at_one, key=lambda name: at_one[name]), min(at_one, key=lambda name: at_one[name])
+    at_last = [_numbers(line[-1])[0] for line in lines]
+    largest = max(_numbers(cell)[0] for line in lines for cell in line[1:])
+    (up, around), (down, about), text = at_one[most], at_one[least], 100 / n_judged
+    why = "; ".join(OF_ITS_TEXTS[name] for name in (most, least) if name in OF_ITS_TEXTS)
+    return (
+        f"Points that words bring, many draws:\n\n{markdown(head, lines)}\n\n"
+        f"**Look at the first column, rows {most} and {least}: {up:+.1f} ± {around:.1f} and {down:+.1f} ± "
+        f"{about:.1f} points.** With one example of a class nobody can tell whether a word belongs to the "
+        f"class "
+        f"or to this one text{f' ({why}: a reason that is not tested)' if why else ''}. With "
+        f"{head[-1].split()[0]} examples the words bring {min(at_last):+.1f} to {max(at_last):+.1f} points: "
+        "words that come back in several examples are no chance.\n\n"
+        f"Why could the {n_judged} hidden labels not show it? One of them is {text:.1f} "
+        "points; the largest entry of the "
+        f"table "
+        f"is {largest:.1f}."
+    )
+
+
+def measured_suggestions(n_labels: int, n_pool: int) -> str:
+    """What suggestions bring over labels at random, and why one's own file cannot show it."""
+    lines, gains = [], {}
+    for name, rows in measured_tables(OWN_DATA, "What to label next").items():
+        _, suggested, at_random, difference = rows[1].values()
+        n = int(rows[1]["texts labelled besides"])
+        lines.append([_short(name), suggested, at_random, difference])
+        gains[name.split(":")[0]] = _numbers(difference), n / int(re.findall(r"(\d+) classes", name)[0])
+    head = ["data set", f"{n} texts that it suggests", f"{n} at random", "difference, in points"]
+    best = max(gains, key=lambda name: gains[name][0])
+    rest = [per_class for name, (_, per_class) in gains.items() if name != best]
+    shown = sum(gain > around for (gain, around), _ in gains.values())
+    (gain, around), per_class = gains[best]
+    return (
+        f"Accuracy in %, from one example of each class on, several draws:\n\n{markdown(head, lines)}\n\n"
+        f"**Look at the last column: suggesting is better than chance on {shown} of {len(gains)} data sets, "
+        f"most "
+        f"on {best}, {gain:+.1f} ± {around:.1f} points.** There the {n} labels are {per_class:.1f} for each "
+        f"class, "
+        f"elsewhere {min(rest):.1f} to {max(rest):.1f}: it may be that one label can mend a class whose only "
+        "example is odd, and that there were enough for most of these (not tested).\n\n"
+        f"Why could your own file not show it? {n_labels} of the {n_pool} were asked for: where most of "
+        "the pool is labelled, it hardly matters which, and only "
+        f"{n_pool - n_labels} are left to judge by."
+    )
+
+
+def refused_in_words(k: int, n: int, asked: float, n_held_out: int, n_examples: float, kind: str) -> str:
+    """How many of one's own inputs are refused at a share asked for, on which side of the line, and why.
+
+    k of n inputs; the cut was made by ``n_held_out`` examples, which are a sample as well.
+    """
+    side = "above" if k > asked * n else "below" if k < asked * n else "on"
+    spread = (k / n * (1 - k / n) / n + asked * (1 - asked) / max(1, n_held_out)) ** 0.5
+    gap, around = 100 * (k / n - asked), 196 * spread
+    why = (
+        f"So few {kind} allow it: {n_held_out} held-out examples made the cut and {n} {kind} are judged by "
+        f"it, so that the gap of {gap:+.0f} points has an interval of ± {around:.0f}. **It may be chance.**"
+        if abs(gap) <= around
+        else f"That is more than chance does to {n} {kind} (± {around:.0f} points): they are not like the "
+        "labelled ones."
+    )
+    many = []
+    for rows in measured_tables(OWN_DATA, "Knowing when it does not know").values():
+        row = min(rows, key=lambda row: abs(int(row["examples"]) - n_examples))
+        many.append(_numbers(row[f"refused at {asked:g}, of its classes"])[0])
+    return (
+        f"Look at {asked:.0%}: of your own classes {share(k, n)} are refused, **{side} the line**. {why} "
+        f"Over many draws of {len(many)} data sets of texts, with {row['examples']} examples of each class, "
+        f"{min(many):.1f} to {max(many):.1f} % are."
+    )
 
 
 # Your data

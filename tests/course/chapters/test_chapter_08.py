@@ -139,3 +139,19 @@ def test_the_models_that_listen_to_other_queries_are_those_of_the_quiz(letter):
         changed[0, 3] += 2
         before, after = (model.eval()(support, q)[0, :3] for q in (query, changed))
     assert torch.allclose(before, after, atol=1e-5) == (letter not in wrap_up_3.listeners())
+
+
+def test_small_batches_of_one_task_agree_as_far_as_their_gradients_do():
+    ways = {"a": torch.tensor([1.0, 0.0]), "b": torch.tensor([0.6, 0.8])}
+    families = chapter.agreement(lambda task: [ways[task], -ways[task]], ["a", "b"], draws=2)
+    assert families == pytest.approx([1, 0.6, 1, 0.6])  # same and different tasks, of two families
+    assert "| before | 2 | +1.00 | +0.60 |" in chapter.agreement_table({("before", 2): families})
+
+
+def test_a_supervised_classifier_knows_the_classes_that_it_was_trained_on():
+    ds = dataset(6, ["a"])
+    known = Task("a", ds, torch.eye(ds.n_classes)[ds.labels])
+    sampled = EpisodeSampler(ds.labels, ds.classes("train"), 3, 1, 2, seed=0).sample(4)
+    assert chapter.supervised([known], [known], {"a": sampled}).tolist() == [1] * 4
+    result = evaluate(cosine_prototypes, sampled, known.features)
+    assert chapter.over_tasks({"a": result, "b": result}).n_episodes == 8

@@ -102,3 +102,28 @@ def test_what_is_refused_is_drawn_for_the_classes_that_there_are(foreign, shown)
     (ax,) = shown[0][0].axes
     named = [text.get_text() for text in ax.get_legend().get_texts()]
     assert named == ["as asked for", "yours", *(["foreign"] if foreign[1] else [])]
+
+
+def test_what_many_draws_say_names_a_row_and_why_a_few_texts_cannot_say_it():
+    said = chapter_09.measured_weights(4, 36)
+    assert "4 examples" in said and "One of them is 2.8 points" in said
+    rows = {line.split(" | ")[0].strip("| "): line for line in said.splitlines() if line.startswith("|")}
+    best = said.split("**Look at ")[1].split(",")[0]
+    row = next(line for name, line in rows.items() if name.startswith(best))
+    assert said.split("all names wrong: ")[1].split(" points")[0] in row  # the number of the sentence
+    assert len(rows) == 7 and "1 example" in chapter_09.measured_words(36)
+    assert "only 16 are left" in chapter_09.measured_suggestions(20, 36)
+
+
+def test_a_gap_that_few_texts_allow_is_called_chance():
+    few = chapter_09.refused_in_words(13, 36, 0.2, 36, 4, "texts")
+    many = chapter_09.refused_in_words(1300, 3600, 0.2, 3600, 4, "texts")
+    assert "above the line" in few and "may be chance" in few
+    assert "above the line" in many and "not like the labelled ones" in many
+    assert "below the line" in chapter_09.refused_in_words(0, 36, 0.2, 36, 4, "texts")
+
+
+def test_all_methods_are_folded_with_the_fewest_and_the_most_examples():
+    results = table(few=(0.6, 0.6, 0.65, 0.6, 0.4, 0.6, 0.7), many=(0.8, 0.6, 0.8, 0.9, 0.6, 0.8, 0.88))
+    folded = chapter_09.folded_differences(results, REFERENCE)
+    assert folded.startswith("<details>") and folded.count("\n| ") == 2 + len(NAMES) - 1
