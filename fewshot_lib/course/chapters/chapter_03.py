@@ -168,7 +168,9 @@ def over_steps(
     left.set(ylabel="points against no fine-tuning", title="accuracy on the queries")
     right.set(ylabel="cross-entropy in nats", title="loss on the support", yscale="log")
     for ax in (left, right):
-        ax.set_xscale("symlog", linthresh=max(1, sorted(at)[1]))
+        first = max(1, sorted(at)[1])
+        ax.set_xscale("symlog", linthresh=first)
+        ax.set_xlim(-0.1 * first, 1.2 * max(at))
         ax.set(xticks=at, xticklabels=at, xlabel="fine-tuning steps")
         ax.minorticks_off()
         ax.grid(alpha=0.3)
