@@ -115,15 +115,15 @@ def against_targets(found: dict[str, Found]) -> list[list[str]]:
 
 
 def in_short(found: dict[str, Found], targets: list[list[str]]) -> str:
-    """How many targets are met, and where a peer is quicker."""
+    """How many targets are met, and where a peer is quicker in every round."""
     met = sum(target[-1] == "met" for target in targets)
     told = [f"{met} of {len(targets)} targets are met." if targets else "No target was measured."]
     for peer in PEERS:
         slower = [
             f"{case} ({float(ratio.strip('*')):.2g} of our time)"
             for part in ("evaluation", "finetuning", "maml")
-            for case, by, _, ratio, *_ in (found[part].rows if part in found else [])
-            if by == peer and float(ratio.strip("*")) < 1
+            for case, by, _, ratio, rounds, *_ in (found[part].rows if part in found else [])
+            if by == peer and float(rounds.split(" to ")[1]) < 1
         ]
         if slower:
             told.append(f"{peer} is quicker than the library's default on {'; '.join(slower)}.")

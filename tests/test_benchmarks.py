@@ -86,7 +86,11 @@ def test_the_page_of_speeds_says_what_was_kept_and_gives_a_reason_for_what_is_mi
 
 
 def test_where_a_peer_is_quicker_is_said(side_by_side):
-    rows = [["A", "higher", "1", "**0.5**", ""], ["B", "higher", "1", "**2**", ""]]
+    rows = [
+        ["A", "higher", "1", "**0.5**", "0.4 to 0.9"],
+        ["B", "higher", "1", "**2**", "1.8 to 3"],
+        ["C", "higher", "1", "**0.99**", "0.9 to 1.1"],
+    ]
     found = {"maml": side_by_side.Found(rows, "", "", 0.0, [])}
     targets = [
         ["A", "higher", "2 ×", "3 ×", "met"],

@@ -17,7 +17,7 @@ from speed.timing import OURS, Way, beside, in_turn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
-from fewshot_lib.core import EpisodeSampler, evaluate
+from fewshot_lib.core import EpisodeSampler, evaluate, look_up
 from fewshot_lib.prototypes import euclidean_prototypes
 
 N_CLASSES, PER_CLASS, N_WAY, N_QUERY = 200, 30, 5, 15
@@ -61,7 +61,7 @@ def floor(features: Tensor, labels: Tensor, n_shot: int, n_episodes: int) -> Non
     sampler = EpisodeSampler(labels, torch.arange(N_CLASSES), N_WAY, n_shot, N_QUERY, seed=0)
     for start in range(0, n_episodes, 50):
         episodes = sampler.sample(min(50, n_episodes - start))
-        torch.bmm(features[episodes.query], features[episodes.support].mean(2).mT)
+        torch.bmm(look_up(features, episodes.query), look_up(features, episodes.support).mean(2).mT)
 
 
 def easyfsl_loader(features: Tensor, labels: Tensor, n_shot: int, n_episodes: int) -> DataLoader:

@@ -72,7 +72,9 @@ def plans() -> list[tuple[str, str, str, Callable[[int], Way], list[int]]]:
 
 
 def verdict(cost: str, more: str, by: str, found: float) -> str:
-    """What a slope means; of one that is more than linear, why."""
+    """What a slope means; of one of ours that is more than linear, why."""
+    if found > LINEAR and by == "easyfsl":
+        return "more than linear"
     if found > LINEAR:
         return f"more than linear: {REASONS.get((cost, more, by), 'not explained')}"
     return "linear" if found > 2 - LINEAR else "less than linear, a part is constant"

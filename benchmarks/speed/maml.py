@@ -8,7 +8,7 @@ both is twice them again. ``torch.utils.flop_counter`` must count the same.
 
 "unfolded" has matrix products in place of convolutions: from the second inner step on vmap makes grouped
 convolutions, whose double backward torch computes one group, that is one task, at a time. On a CPU that makes
-a loop the faster way where channels are many; where they are few, Python is what takes the time, and vmap,
+a loop about as fast where channels are many; where they are few, Python is what takes the time, and vmap,
 which calls it once for all tasks, is faster. Without ``core.keep_memory``, tensors of all tasks at once cost
 up to a third more on Linux. All ways must have the same meta-gradient: in float64, to 1e-9 of its largest
 number.
