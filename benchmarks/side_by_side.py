@@ -140,9 +140,9 @@ def page(found: dict[str, Found], pictures: str) -> list[str]:
         lines += ["Targets, by the median of the rounds:", "", markdown(head, targets), ""]
     lines += [
         "`python benchmarks/side_by_side.py` wrote this part of the page, from "
-        "[results/speed](../results/speed)",
-        "and [results/setfit.jsonl](../results/setfit.jsonl). A number above 1 in *× ours*: the library is "
-        "quicker.",
+        "[results/speed](../results/speed),",
+        "[results/setfit.jsonl](../results/setfit.jsonl) and [notebooks/times.json](../notebooks/times.json).",
+        "A number above 1 in *× ours*: the library is quicker.",
         "",
     ]
     for part, (title, module) in PARTS.items():

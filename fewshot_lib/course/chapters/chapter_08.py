@@ -8,7 +8,6 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Wedge
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from fewshot_lib.core import EpisodeResults, Episodes, PairedDifference, mean_interval, over_seeds
@@ -313,7 +312,9 @@ def over_tasks(results: Mapping[str, EpisodeResults]) -> EpisodeResults:
     return replace(first, accuracies=torch.cat(rows, 1), episodes_fingerprint=fingerprint)
 
 
-def by_task(models: Mapping[str, Sequence[Any]], on: Sequence[Task], episodes: Mapping[str, Episodes]) -> Any:
+def by_task(
+    models: Mapping[str, Sequence[Any]], on: Sequence[Task], episodes: Mapping[str, Episodes]
+) -> dict[str, EpisodeResults]:
     """The results of each task, by name: of its own models, a model per training seed."""
     return {
         task.name: over_seeds(
@@ -355,6 +356,8 @@ def supervised(on: Sequence[Task], asked: Sequence[Task], episodes: Mapping[str,
 
     In an episode it chooses among the classes of the episode.
     """
+    from sklearn.linear_model import LogisticRegression  # a second to import: only who calls this waits
+
     known = [torch.isin(task.dataset.labels, task.classes("train")) for task in on]
     x = torch.cat([t.features[rows.to(t.features.device)] for t, rows in zip(on, known, strict=True)])
     y = torch.cat([t.dataset.labels[rows] for t, rows in zip(on, known, strict=True)])
