@@ -141,7 +141,8 @@ def page(found: dict[str, Found], pictures: str) -> list[str]:
     lines += [
         "`python benchmarks/side_by_side.py` wrote this part of the page, from "
         "[results/speed](../results/speed),",
-        "[results/setfit.jsonl](../results/setfit.jsonl) and [notebooks/times.json](../notebooks/times.json).",
+        "[results/setfit.jsonl](../results/setfit.jsonl) and "
+        "[notebooks/times.json](../notebooks/times.json).",
         "A number above 1 in *× ours*: the library is quicker.",
         "",
     ]

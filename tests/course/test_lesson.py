@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fewshot_lib import course
+from fewshot_lib.course import lesson
 from fewshot_lib.course.lesson import EPISODES, check_parameters, resolve_profile
 
 OUT_OF_RANGE = [("n_way", 1), ("n_shot", 0), ("n_query", 0), ("n_episodes", 1), ("seed", -1), ("seed", 2**32)]
@@ -56,6 +57,16 @@ def test_setup_seeds_every_generator():
 
     first, other, again = draw(5), draw(6), draw(5)
     assert first == again and all(a != b for a, b in zip(first, other, strict=True))
+
+
+def test_setup_lets_the_kernel_keep_its_memory_but_not_where_it_refuses(monkeypatch):
+    asked = []
+    monkeypatch.setattr(lesson, "keep_memory", lambda: asked.append("kept"))
+    with pytest.raises(ValueError, match="`n_way`"):
+        course.setup("x", n_way=1)
+    assert asked == []
+    course.setup("x", profile="smoke")
+    assert asked == ["kept"]
 
 
 @pytest.mark.parametrize("profile", course.PROFILES)
