@@ -65,7 +65,7 @@ class Field:
     def path(self, name: str, n_shot: int, row: str, seed: int) -> Path:
         """Of the file of a cell."""
         slug = "".join(letter if letter.isalnum() else "-" for letter in row)
-        kind = self.encoder.name + "-lora" * (self.encoder.tuned != "frozen")
+        kind = self.encoder.name.replace(" + ", "+") + "-lora" * (self.encoder.tuned != "frozen")
         if self.encoder.max_tokens != fd.MAX_TOKENS:
             kind += f"-{self.encoder.max_tokens}tokens"
         return self.out / self.family / name / f"{kind}-{n_shot}shot-{slug}-{seed}.json"

@@ -3,7 +3,9 @@
 Of each class a random order is fixed, and its first texts take part: ``TEXTS`` of a test class, ``OTHERS`` of
 a training or validation class (of Reuters all 20). Another *choice* takes the next ones of every test class.
 Encoders read 200 tokens, unless ``--max-tokens`` says else. Features are kept block by block of 60 texts in
-bfloat16, so that an interruption costs a minute and more texts later cost only these.
+bfloat16, so that an interruption costs a minute and more texts later cost only these. An encoder named
+*+ words* has the words of a text beside its features, as ``FewShotClassifier`` has (``classifier/words.py``,
+the same weight); they are counted on the texts of training classes.
 """
 
 from __future__ import annotations
@@ -14,21 +16,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from gat_transformer import tuned_encoder
 from torch import Tensor
 
 from fewshot_lib import data
+from fewshot_lib.classifier.words import Words
 from fewshot_lib.core import Episodes, Method, evaluate, pick_device
 from fewshot_lib.course.results_rows import TOKENS
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.data.cache import cache_dir, cached_tensors
-from fewshot_lib.encoders import TextEncoder, encode
+from fewshot_lib.encoders import TextEncoder, encode, tokens_of
 from fewshot_lib.multitask import Task
 from fewshot_lib.prototypes import NAME_TEMPLATE, centred, names_as_examples
 
 SETS = ("huffpost", "reuters", "20news", "amazon", "hwu64")
 FAMILIES = ("bao", "metaprompting", "metaprompter")
-ENCODERS = ("minilm", "mpnet")
+WORDS = " + words"
+ENCODERS = ("minilm", "mpnet", f"minilm{WORDS}", f"mpnet{WORDS}")
 N_WAY, SHOTS, N_QUERY, N_EPISODES, N_VALIDATION, MAX_TOKENS = 5, (1, 5), 15, 1000, 300, TOKENS
 # Of the adapters: steps, of which the best validated of four stays, and the tokens of a text in training.
 TUNING = {"minilm": {"n_steps": 400, "max_tokens": 128}, "mpnet": {"n_steps": 200, "max_tokens": 64}}
@@ -92,12 +97,13 @@ class Encoder:
     tuned, seed = "frozen", 0
 
     def __init__(self, name: str, folder: Path | None = None, max_tokens: int = MAX_TOKENS) -> None:
-        self.name = self.key = name
+        self.name, self.has_words = name, name.endswith(WORDS)
+        self.source = self.key = name.removesuffix(WORDS)  # whose features are read
         self.folder, self.max_tokens = folder or cache_dir("field"), max_tokens
 
     @functools.cached_property
     def model(self) -> TextEncoder:
-        return TextEncoder(self.name, max_tokens=self.max_tokens).to(pick_device())
+        return TextEncoder(self.source, max_tokens=self.max_tokens).to(pick_device())
 
     @property
     def frozen(self) -> Encoder:
@@ -110,6 +116,15 @@ class Encoder:
         for (c, number), rows in blocks(dataset, choice).items():
             parts.append(self.kept(f"{dataset.name}-{c:02d}-{number}", dataset.take(rows)))
         return torch.cat(parts)
+
+    def words(self, dataset: ClassDataset) -> tuple[Tensor, Tensor]:
+        """Of n examples and of N class names, (n, V + 1) and (N, V + 1)."""
+        texts = dataset.take(torch.arange(len(dataset)))
+        ids, of_names = (
+            tokens_of(self.model, list(some))["input_ids"] for some in (texts, dataset.class_names)
+        )
+        words = Words.of(self.model.tokenizer, ids[torch.isin(dataset.labels, dataset.classes("train"))])
+        return torch.cat([words(some) for some in ids.split(BLOCK)]), words.of_names(of_names)
 
     def kept(self, name: str, texts: list[str]) -> Tensor:
         """Features (n, d) of some texts, from a file of this name or newly computed."""
@@ -129,16 +144,17 @@ class TunedEncoder(Encoder):
     ) -> None:
         super().__init__(name, folder, max_tokens)
         self.family, self.seed = family, seed
-        self.tuned = f"LoRA, {TUNING[name]['n_steps']} steps"
-        self.key = f"{name}-lora-{TUNING[name]['n_steps']}-{trained_alike(family)[0]}-{seed}"
+        n_steps = TUNING[self.source]["n_steps"]
+        self.tuned = f"LoRA, {n_steps} steps"
+        self.key = f"{self.source}-lora-{n_steps}-{trained_alike(family)[0]}-{seed}"
 
     @functools.cached_property
     def model(self) -> TextEncoder:
         datasets = [thinned(load(name, self.family)) for name in SETS if has_family(name, self.family)]
-        text = TextEncoder(self.name, max_tokens=self.max_tokens).to(pick_device())
+        text = TextEncoder(self.source, max_tokens=self.max_tokens).to(pick_device())
         self.folder.mkdir(parents=True, exist_ok=True)
-        checkpoint = self.folder / f"{self.key}.pt"
-        tuned = tuned_encoder(datasets, self.name, seed=self.seed, checkpoint=checkpoint, **TUNING[self.name])
+        how = {"seed": self.seed, "checkpoint": self.folder / f"{self.key}.pt", **TUNING[self.source]}
+        tuned = tuned_encoder(datasets, self.source, **how)
         text.model = tuned.model
         return text
 
@@ -188,5 +204,12 @@ def prepared(name: str, family: str, encoder: Encoder, choice: int = 0) -> Prepa
     features, names = encoder.features(whole, choice), encoder.kept(f"{name}-names", said)
     features, names = features.to(device), names.to(device)
     spaces = {"raw": (features, names), "centred": centred(dataset, features, names)}
+    if encoder.has_words:
+        words = [part.to(device) for part in encoder.words(dataset)]
+        for space, pair in spaces.items():
+            both = zip(pair, words, strict=True)
+            spaces[space] = tuple(
+                torch.cat([F.normalize(of_encoder, dim=-1), own], -1) for of_encoder, own in both
+            )
     found = {space: Prepared(Task(name, dataset, *pair), space) for space, pair in spaces.items()}
     return max(found.values(), key=lambda each: each.on_validation(names_as_examples))

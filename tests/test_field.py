@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fewshot_lib.classifier.words import WEIGHT
 from fewshot_lib.core import few_shot_method
 from fewshot_lib.course import results
 from fewshot_lib.data.dataset import ClassDataset
@@ -121,6 +122,43 @@ def test_features_are_kept_apart_by_how_much_of_a_text_was_read(field, monkeypat
         assert encoder.frozen is encoder  # what is prepared for it is prepared once
         encoder.kept("some", ["a text"])
     assert read == [["a text"]] * 2  # the third is the first
+
+
+def test_words_stand_beside_the_features_and_no_test_text_is_counted(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import field_data as fd
+
+    def seen(texts):
+        """By an encoder whose own features are known."""
+        classes = torch.arange(3)
+        dataset = ClassDataset(
+            texts, classes.repeat_interleave(2), ["train", "val", "test"], {}, name="some", split_family="bao"
+        )
+        dataset = replace(dataset, splits=dict(zip(("train", "val", "test"), classes.split(1), strict=True)))
+        monkeypatch.setattr(fd, "load", lambda name, family: dataset)
+        monkeypatch.setattr(fd.Prepared, "on_validation", lambda self, method: self.space == "raw")
+        return fd.prepared("some", "bao", fd.Encoder(f"minilm{fd.WORDS}", tmp_path)).task
+
+    monkeypatch.setattr(fd, "trained_alike", lambda family: [family])
+    monkeypatch.setattr(fd.Encoder, "kept", lambda self, name, texts: torch.full((len(texts), 4), 3.0))
+    texts = ["the train is late", "a late train", "a valley", "the value", "tests", "the tests"]
+    task, other = seen(texts), seen([*texts[:4], "zebra", "zebra tests"])
+    of_encoder, words = task.features.split([4, task.features.shape[1] - 4], dim=1)
+    assert torch.equal(task.features[:4], other.features[:4])  # what the test texts say has no column
+    torch.testing.assert_close(of_encoder, torch.full((6, 4), 0.5))
+    torch.testing.assert_close(words.norm(dim=1), torch.full((6,), WEIGHT))
+    assert task.names[:, -1].tolist() == [0, 0, 0]
+    assert words.shape[1] == 1 + len({"the", "train", "is", "late", "a"})
+    assert task.names[0, 4:].count_nonzero() == 1 and not task.names[2, 4:].any()
+    plain, with_words = (fd.TunedEncoder(name, "bao", 0, tmp_path) for name in ("mpnet", f"mpnet{fd.WORDS}"))
+    assert plain.key == with_words.key and with_words.frozen.has_words and not plain.frozen.has_words
+
+
+def test_an_encoder_with_words_has_cells_of_its_own(field):
+    before = field("--rows", "zero-shot", "--sets", "huffpost")
+    both = field("--rows", "zero-shot", "--sets", "huffpost", "--encoders", "minilm + words")
+    new = [json.loads(both[path]) for path in both.keys() - before.keys()]
+    assert len(new) == len(before) and {cell["encoder"] for cell in new} == {"minilm + words"}
 
 
 def test_another_setting_is_measured_again(field, monkeypatch):
