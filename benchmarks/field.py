@@ -39,6 +39,7 @@ from fewshot_lib.core import (
     compare_paired,
     evaluate,
     few_shot_method,
+    keep_memory,
     pick_device,
 )
 from fewshot_lib.course.results_rows import Cell
@@ -209,6 +210,7 @@ def main() -> None:
     parser.add_argument("--features", type=Path, help="folder that keeps features (default: in the cache)")
     parser.add_argument("--out", type=Path, default=Path("build/field"))
     options = parser.parse_args()
+    keep_memory()
     for family in options.families:
         names = [each for each in options.sets if fd.has_family(each, family)]
         for encoder, seeds in encoders_of(family, options):
