@@ -34,8 +34,9 @@ ENCODERS = {"mpnet": "all-mpnet-base-v2", "minilm": "all-MiniLM-L6-v2"}
 IN_README = ("prototypes", "zero-shot", BASELINE, "relational", "balanced soft k-means with names (T)")
 
 ROWS_ARE = f"""\
-- *{BASELINE}*: each name counts as at most 3 examples; *weighed*: as the examples say. Neither has the
-  words that `FewShotClassifier` puts beside the encoder.
+- *{BASELINE}*: each name counts as at most 3 examples; *weighed*: as the examples say.
+- *+ words*: the words of a text stand beside what the encoder makes of it. `FewShotClassifier` has both,
+  *weighed* and *+ words*.
 - *relational* starts from {BASELINE}. *GAT-Transformer*, *in-context* (after CAML) and *relational +
   GAT-Transformer* start from names + prototypes, so what the last has over the first is not its graph alone.
   All are trained jointly on the training classes of all sets of the family, and the step is kept that is best
