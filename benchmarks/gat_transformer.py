@@ -227,7 +227,7 @@ def trained(model: nn.Module, tasks: list[Task], kind: str, seed: int, label: st
     model.to(tasks[0].features.device)
     augment = RandomRotation() if kind == "projected" else None
     sampler = TaskSampler(tasks, N_WAY, (1, 5), 10, 8, augment=augment, seed=seed)
-    train_jointly(model, sampler, **HEADS[kind], n_validation=100, record_every=None, label=label)
+    train_jointly(model, sampler, **HEADS[kind], n_validation=100, label=label)
     return model.eval()
 
 

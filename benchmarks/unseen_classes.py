@@ -104,7 +104,7 @@ def trained(head: str, task: Task, n_steps: int, seed: int) -> nn.Module:
     model = make(task.features.shape[1])
     sampler = TaskSampler([task], N_WAY, (min(SHOTS), max(SHOTS)), 5, 8, seed=seed)
     label = f"{task.name}, {head}, {len(task.classes('train'))} classes, seed {seed}"
-    train_jointly(model, sampler, n_steps, lr=lr, record_every=None, label=label)
+    train_jointly(model, sampler, n_steps, lr=lr, label=label)
     return model.eval()
 
 
