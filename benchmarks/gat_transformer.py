@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -46,6 +45,7 @@ from fewshot_lib.core import (
     seed_everything,
 )
 from fewshot_lib.course.records import markdown
+from fewshot_lib.course.results_rows import Estimate, over_sets
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.data.cache import cached_tensors
 from fewshot_lib.encoders import (
@@ -303,9 +303,9 @@ def measured(sets: dict[str, Tested], options: argparse.Namespace) -> tuple[Tabl
     return table, baselines
 
 
-def mean_and_half_width(results: list[EpisodeResults]) -> tuple[float, float]:
-    """Of the mean over data sets, whose episodes are independent."""
-    return sum(r.mean for r in results) / len(results), math.hypot(*(r.ci95 for r in results)) / len(results)
+def mean_of(results: list[EpisodeResults]) -> Estimate:
+    """Over data sets."""
+    return over_sets([Estimate(each.mean, each.ci95) for each in results])
 
 
 def written(table: Table, baselines: list[str], names: list[str], out: Path) -> str:
@@ -313,10 +313,7 @@ def written(table: Table, baselines: list[str], names: list[str], out: Path) -> 
 
     The last columns compare with the best baseline.
     """
-    best = {
-        k: max(baselines, key=lambda row: mean_and_half_width([table[row][n, k] for n in names])[0])
-        for k in SHOTS
-    }
+    best = {k: max(baselines, key=lambda row: mean_of([table[row][n, k] for n in names]).mean) for k in SHOTS}
     head = [
         "method",
         "kind",
@@ -331,13 +328,11 @@ def written(table: Table, baselines: list[str], names: list[str], out: Path) -> 
             f"{100 * row[name, k].mean:.1f} ± {100 * row[name, k].ci95:.1f}" for k in SHOTS for name in names
         ]
         for k in SHOTS:
-            mean, half = mean_and_half_width([row[name, k] for name in names])
-            cells.append(f"{100 * mean:.1f} ± {100 * half:.1f}")
+            cells.append(str(mean_of([row[name, k] for name in names])))
         for k in SHOTS:
-            mean, half = mean_and_half_width(
-                [compare_paired(row[name, k], table[best[k]][name, k]) for name in names]
-            )
-            cells.append(f"{100 * mean:+.1f} ± {100 * half:.1f}")
+            gains = [compare_paired(row[name, k], table[best[k]][name, k]) for name in names]
+            gain = mean_of(gains)
+            cells.append(f"{100 * gain.mean:+.1f} ± {100 * gain.half:.1f}")
         lines.append(cells)
     with (out / "gat_transformer.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([head, *lines])

@@ -1,6 +1,5 @@
 """The words of RESULTS.md: tables of a split family, what was aimed at, how it was measured."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from fewshot_lib.course.records import markdown
@@ -14,6 +13,7 @@ from fewshot_lib.course.results_rows import (
     Estimate,
     encoder_of,
     mean_of,
+    over_sets,
     rows_of,
     signed,
 )
@@ -159,9 +159,8 @@ def prompt_rows(lines: Sequence[Mapping[str, str]]) -> dict[tuple[str, ...], lis
     rows: dict[tuple[str, ...], list[Estimate | None]] = {}
     for row, by_set in found.items():
         of_all = [by_set[name] for name in FOUR if name in by_set]
-        half = math.hypot(*(each.half for each in of_all)) / len(FOUR)
-        mean = Estimate(sum(each.mean for each in of_all) / len(FOUR), half)
-        rows[row] = [*(by_set.get(name) for name in FOUR), mean if len(of_all) == len(FOUR) else None]
+        mean = over_sets(of_all) if len(of_all) == len(FOUR) else None
+        rows[row] = [*(by_set.get(name) for name in FOUR), mean]
     return rows
 
 

@@ -31,6 +31,12 @@ class Estimate(NamedTuple):
         return f"{100 * self.mean:.1f} ± {100 * self.half:.1f}"
 
 
+def over_sets(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean over data sets, whose episodes are independent: the squares of the halves add up."""
+    n = len(estimates)
+    return Estimate(sum(e.mean for e in estimates) / n, math.hypot(*(e.half for e in estimates)) / n)
+
+
 class Row(NamedTuple):
     """A method with an encoder in a family: the cells of its seeds, by set and number of shots."""
 
