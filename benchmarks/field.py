@@ -41,7 +41,7 @@ from fewshot_lib.core import (
     few_shot_method,
     pick_device,
 )
-from fewshot_lib.course.results_rows import Cell
+from fewshot_lib.course.results.rows import Cell
 from fewshot_lib.data.cache import write_whole
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fewshot_lib import data
 from fewshot_lib.core import Episodes, Method, evaluate, pick_device
-from fewshot_lib.course.results_rows import TOKENS
+from fewshot_lib.course.results.rows import TOKENS
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.data.cache import cache_dir, cached_tensors
 from fewshot_lib.encoders import TextEncoder, encode

@@ -45,7 +45,7 @@ from fewshot_lib.core import (
     seed_everything,
 )
 from fewshot_lib.course.records import markdown
-from fewshot_lib.course.results_rows import Estimate, over_sets
+from fewshot_lib.course.results.rows import Estimate, over_sets
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.data.cache import cached_tensors
 from fewshot_lib.encoders import (

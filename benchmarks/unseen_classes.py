@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from fewshot_lib import data
 from fewshot_lib.core import half_width, seed_everything
 from fewshot_lib.course.records import csv_table
-from fewshot_lib.course.results import read_lines
+from fewshot_lib.course.results.publishing import read_lines
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.data.cache import write_whole
 from fewshot_lib.encoders import TextEncoder, extract_features

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from fewshot_lib.course.records import markdown
-from fewshot_lib.course.results_rows import (
+from fewshot_lib.course.results.rows import (
     BASELINE,
     FOUR,
     NOT_RUN,

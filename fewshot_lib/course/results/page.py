@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from fewshot_lib.course.records import markdown
-from fewshot_lib.course.results_rows import (
+from fewshot_lib.course.results.rows import (
     BASELINE,
     FOUR,
     NOT_RUN,
@@ -17,7 +17,7 @@ from fewshot_lib.course.results_rows import (
     rows_of,
     signed,
 )
-from fewshot_lib.course.results_short import among, cases, coverage, highest, other_texts
+from fewshot_lib.course.results.short import among, cases, coverage, highest, other_texts
 
 FAMILIES = {
     "bao": "Bao et al. (2020): test classes of other domains than training classes",
