@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from gat_transformer import tuned_encoder
 from torch import Tensor
+from tuned_encoder import tuned_encoder
 
 from fewshot_lib import data
 from fewshot_lib.core import Episodes, Method, evaluate, pick_device

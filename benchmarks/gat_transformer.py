@@ -22,7 +22,6 @@ examples are read. Goes on where it was interrupted. Writes gat_transformer.md a
 from __future__ import annotations
 
 import argparse
-import copy
 import csv
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,9 +29,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from soft_prompt import N_WAY, SHOTS, SoftPrompt, episodes_of
+from soft_prompt import SoftPrompt
+from text_baselines import N_WAY, SHOTS, episodes_of
 from torch import Tensor, nn
+from tuned_encoder import token_ids, tuned_encoder
 
 from fewshot_lib import data
 from fewshot_lib.core import (
@@ -54,8 +54,6 @@ from fewshot_lib.encoders import (
     encode,
     encoder_fingerprint,
     extract_features,
-    tokenise,
-    with_lora,
 )
 from fewshot_lib.finetuning import FineTuning
 from fewshot_lib.graphs import Combined, GATTransformer, InContext, RelationalNetwork
@@ -64,14 +62,10 @@ from fewshot_lib.multitask import (
     Task,
     TaskSampler,
     evaluate_tasks,
-    scale_adapters,
     task_episodes,
     train_jointly,
-    tune_encoder,
-    validation_accuracy,
 )
 from fewshot_lib.prototypes import (
-    NAME_TEMPLATE,
     centred,
     cosine_prototypes,
     logistic_regression,
@@ -84,8 +78,6 @@ from fewshot_lib.prototypes import (
 Features = tuple[Tensor, Tensor]  # of all texts (n, d), and of the class names (C, d)
 Table = dict[str, dict[tuple[str, int], EpisodeResults]]  # row -> (data set, shots) -> results
 MAX_TOKENS, TRAIN_TOKENS = 200, 128
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-ALL_LINEAR = {"minilm": ("query", "key", "value", "dense"), "mpnet": ("q", "k", "v", "o", "dense")}
 COSINE_FINE_TUNING = FineTuning(temperature=0.1, lr=0.01, steps=20, label="cosine fine-tuning")
 BASELINES = (
     zero_shot,
@@ -160,43 +152,6 @@ def mix_on_validation(task: Task) -> float:
     episodes = [task_episodes([task], "val", N_WAY, k, n_query, 300, seed=1) for k in SHOTS]
     means = [evaluate_tasks(name_mix, [task], dealt)[task.name].mean for dealt in episodes]
     return sum(means) / len(means)
-
-
-def tuned_encoder(
-    datasets: list[ClassDataset], name: str, *, n_steps: int, max_tokens: int, seed: int, checkpoint: Path
-) -> TokenEncoder:
-    """LoRA adapters, trained on the training classes of all sets, as strong as validation classes like it."""
-    short = TextEncoder(name, max_tokens=max_tokens)
-    tuned = with_lora(short, rank=16, targets=ALL_LINEAR[name], seed=seed)
-    tuned = tuned.to(pick_device())
-    tasks = [Task(ds.name, ds, *token_ids(ds, short, max_tokens)) for ds in datasets]
-    samplers = [
-        TaskSampler([task], min(10, len(task.classes("train"))), (1, 5), 2, 1, seed=seed + number)
-        for number, task in enumerate(tasks)
-    ]
-    loop = {"validate_every": max(1, n_steps // 4), "checkpoint_every": 50, "checkpoint": checkpoint}
-    tune_encoder(tuned, samplers, n_steps, **loop)
-    whole, mean_of = copy.deepcopy(tuned.state_dict()), {}
-    for strength in STRENGTHS:
-        scale_adapters(tuned, strength)
-        mean_of[strength] = sum(validation_accuracy(tuned, task) for task in tasks) / len(tasks)
-        tuned.load_state_dict(whole)
-    best = max(mean_of, key=mean_of.get)
-    words = {strength: f"{accuracy:.1%}" for strength, accuracy in mean_of.items()}
-    print("strength of the adapters: validation accuracy", words, "chosen:", best, flush=True)
-    scale_adapters(tuned, best)
-    return tuned
-
-
-def token_ids(dataset: ClassDataset, encoder: TextEncoder, length: int) -> tuple[Tensor, Tensor]:
-    """Token ids of the texts (n, L) and of the class names (C, L)."""
-    names = [NAME_TEMPLATE.replace("{}", name) for name in dataset.class_names]
-    padding = encoder.tokenizer.pad_token_id
-    texts, names = (
-        F.pad(ids, (0, length - ids.shape[1]), value=padding).to(pick_device())
-        for ids in (tokenise(encoder, dataset.inputs), tokenise(encoder, names))
-    )
-    return texts, names
 
 
 def encoded(
