@@ -33,7 +33,7 @@ def page(before: str, table: Path) -> str:
         f"## Settings\n\n{settings(lines)}",
         notes,
         "## The rows",
-        folded("All rows", markdown(list(lines[0]), [list(line.values()) for line in lines])),
+        folded(markdown(list(lines[0]), [list(line.values()) for line in lines])),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -86,7 +86,7 @@ def page(
             f"## Split family `{family}`",
             f"{meaning}. The highest rows, looked up on the test episodes:",
             highest(cells, family, published),
-            folded("All rows", family_table(cells, family, published)),
+            folded(family_table(cells, family, published)),
         ]
     if prompts:
         parts += [
@@ -95,7 +95,7 @@ def page(
             f"{_numbers(prompts, 'episodes')} episodes of their own; ± half the 95 % interval, over these "
             "alone: one training. The highest rows of each model:",
             highest_prompts(prompts),
-            folded("All rows", prompt_table(prompts)),
+            folded(prompt_table(prompts)),
             "With paired differences, and how they were measured: "
             "[benchmarks/metaprompting.md](benchmarks/metaprompting.md).",
         ]
@@ -121,10 +121,10 @@ def page(
     return "\n\n".join(parts) + "\n"
 
 
-def folded(summary: str, table: str) -> str:
-    """A table that a reader opens."""
+def folded(table: str) -> str:
+    """A table of all rows, with their number, that a reader opens."""
     n_rows = len(table.splitlines()) - 2
-    return f"<details>\n<summary>{summary} ({n_rows})</summary>\n\n{table}\n\n</details>"
+    return f"<details>\n<summary>All rows ({n_rows})</summary>\n\n{table}\n\n</details>"
 
 
 def family_table(cells: Sequence[Cell], family: str, published: Sequence[Mapping[str, str]]) -> str:

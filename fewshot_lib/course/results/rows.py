@@ -101,7 +101,7 @@ def _accuracy(row: Row) -> float:
 
 
 def signed(difference: Estimate | None) -> str:
-    """In points."""
+    """A difference in points, "+1.2 ± 0.3"; "–": of the baseline from itself."""
     if difference is None:
         return NOT_RUN
     return "–" if not any(difference) else f"{100 * difference.mean:+.1f} ± {100 * difference.half:.1f}"
