@@ -4,7 +4,6 @@ Nothing is guessed about what is missing: a text, a label or a pixel that is non
 counted from 0 as Python counts.
 """
 
-import re
 import reprlib
 import warnings
 from collections import Counter, defaultdict
@@ -19,9 +18,8 @@ from fewshot_lib.data.dataset import ClassDataset
 from fewshot_lib.data.own.array_images import images_from
 from fewshot_lib.data.own.class_splits import Split, split_classes
 from fewshot_lib.data.own.labels import tidy
+from fewshot_lib.data.own.table_files import NO_CHARACTER
 from fewshot_lib.data.reporting import DataError, first_few
-
-NO_CHARACTER = re.compile("[\0\ud800-\udfff]")  # what no tokenizer reads
 
 
 def from_arrays(
