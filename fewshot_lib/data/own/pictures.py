@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot_lib.data.dataset import ClassDataset
-from fewshot_lib.data.own.arrays import large_classes
+from fewshot_lib.data.dataset import ClassDataset, large_classes
 from fewshot_lib.data.own.class_splits import Split, split_classes
 from fewshot_lib.data.own.depths import in_8_bits, ranges_of, to_8_bits
 from fewshot_lib.data.own.folders import Found, find_pictures, visible
