@@ -12,6 +12,7 @@ from fewshot_lib.course.results.rows import (
     Cell,
     Estimate,
     encoder_of,
+    highest_of,
     mean_of,
     over_sets,
     rows_of,
@@ -184,13 +185,12 @@ def aims(cells: Sequence[Cell]) -> Iterable[list[str]]:
     """Of every aim: the highest row that is complete, and how far it is."""
     for (family, kind), aim in TARGETS.items():
         for n_shot, target in aim.items():
-            found = [(row.estimate(FOUR, n_shot), row) for row in rows_of(cells, family) if row.kind == kind]
-            complete = [(estimate, row) for estimate, row in found if estimate is not None]
             line = [family, kind, str(n_shot), f"{target:.1f}"]
-            if not complete:
+            rows = (row for row in rows_of(cells, family) if row.kind == kind)
+            if (found := highest_of(rows, n_shot)) is None:
                 yield [*line, NOT_RUN, NOT_RUN, NOT_RUN]
                 continue
-            estimate, row = max(complete, key=lambda pair: pair[0].mean)
+            estimate, row = found
             yield [*line, f"{row.method}, {row.encoder}", str(estimate), verdict(estimate, target)]
 
 

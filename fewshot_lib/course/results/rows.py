@@ -6,7 +6,7 @@ are averaged over the sets first, for one model serves them all.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -86,6 +86,13 @@ def rows_of(cells: Sequence[Cell], family: str) -> list[Row]:
                 found.setdefault((cell["set"], cell["shots"]), []).append(cell)
         rows.append(Row(method, encoder, kinds[method], found))
     return sorted(rows, key=lambda row: (row.encoder, row.kind, -len(row.cells), _accuracy(row)))
+
+
+def highest_of(rows: Iterable[Row], n_shot: int) -> tuple[Estimate, Row] | None:
+    """The highest mean of the four sets, and its row; None where no row has them all."""
+    found = [(row.estimate(FOUR, n_shot), row) for row in rows]
+    complete = [(estimate, row) for estimate, row in found if estimate is not None]
+    return max(complete, key=lambda pair: pair[0].mean, default=None)
 
 
 def encoder_of(cell: Cell) -> str:
