@@ -42,7 +42,7 @@ from fewshot_lib.core import (
     keep_memory,
     pick_device,
 )
-from fewshot_lib.course.results_rows import Cell
+from fewshot_lib.course.results.rows import Cell
 from fewshot_lib.data.cache import write_whole
 
 

@@ -27,10 +27,10 @@ from field_rows import BASELINE, ROWS, Trained
 
 from fewshot_lib.core import Method, bfloat16_asked, compare_paired, evaluate, pick_device
 from fewshot_lib.course.records import csv_table, markdown
-from fewshot_lib.course.results import read_lines
-from fewshot_lib.course.results_page import ENCODERS, IN_README
-from fewshot_lib.course.results_rows import FOUR, SHOTS
-from fewshot_lib.course.results_short import deviation_of_mean, over_choices
+from fewshot_lib.course.results.page import ENCODERS, IN_README
+from fewshot_lib.course.results.publishing import read_lines
+from fewshot_lib.course.results.rows import FOUR, SHOTS
+from fewshot_lib.course.results.short import deviation_of_mean, over_choices
 from fewshot_lib.data.cache import write_whole
 
 HERE = Path(__file__).parent

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from gat_transformer import tuned_encoder
 from torch import Tensor
+from tuned_encoder import tuned_encoder
 
 from fewshot_lib import data
 from fewshot_lib.classifier.words import Words
 from fewshot_lib.core import Episodes, Method, evaluate, pick_device
-from fewshot_lib.course.results_rows import TOKENS
+from fewshot_lib.course.results.rows import TOKENS
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.data.cache import cache_dir, cached_tensors
 from fewshot_lib.encoders import TextEncoder, encode, tokens_of

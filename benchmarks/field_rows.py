@@ -44,7 +44,7 @@ class Trained:
         model = self.make(tasks[0].features.shape[1]).to(tasks[0].features.device)
         augment = RandomRotation() if self.rotated else None
         sampler = TaskSampler(tasks, 5, (1, 5), 10, 8, augment=augment, seed=seed)
-        train_jointly(model, sampler, **self.training, n_validation=100, record_every=None)
+        train_jointly(model, sampler, **self.training, n_validation=100)
         return model.eval()
 
 

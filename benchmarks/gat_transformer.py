@@ -22,18 +22,17 @@ examples are read. Goes on where it was interrupted. Writes gat_transformer.md a
 from __future__ import annotations
 
 import argparse
-import copy
 import csv
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from soft_prompt import N_WAY, SHOTS, SoftPrompt, episodes_of
+from soft_prompt import SoftPrompt
+from text_baselines import N_WAY, SHOTS, episodes_of
 from torch import Tensor, nn
+from tuned_encoder import token_ids, tuned_encoder
 
 from fewshot_lib import data
 from fewshot_lib.core import (
@@ -46,6 +45,7 @@ from fewshot_lib.core import (
     seed_everything,
 )
 from fewshot_lib.course.records import markdown
+from fewshot_lib.course.results.rows import Estimate, over_sets
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.data.cache import cached_tensors
 from fewshot_lib.encoders import (
@@ -54,8 +54,6 @@ from fewshot_lib.encoders import (
     encode,
     encoder_fingerprint,
     extract_features,
-    tokenise,
-    with_lora,
 )
 from fewshot_lib.finetuning import FineTuning
 from fewshot_lib.graphs import Combined, GATTransformer, InContext, RelationalNetwork
@@ -64,14 +62,10 @@ from fewshot_lib.multitask import (
     Task,
     TaskSampler,
     evaluate_tasks,
-    scale_adapters,
     task_episodes,
     train_jointly,
-    tune_encoder,
-    validation_accuracy,
 )
 from fewshot_lib.prototypes import (
-    NAME_TEMPLATE,
     centred,
     cosine_prototypes,
     logistic_regression,
@@ -84,8 +78,6 @@ from fewshot_lib.prototypes import (
 Features = tuple[Tensor, Tensor]  # of all texts (n, d), and of the class names (C, d)
 Table = dict[str, dict[tuple[str, int], EpisodeResults]]  # row -> (data set, shots) -> results
 MAX_TOKENS, TRAIN_TOKENS = 200, 128
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-ALL_LINEAR = {"minilm": ("query", "key", "value", "dense"), "mpnet": ("q", "k", "v", "o", "dense")}
 COSINE_FINE_TUNING = FineTuning(temperature=0.1, lr=0.01, steps=20, label="cosine fine-tuning")
 BASELINES = (
     zero_shot,
@@ -162,43 +154,6 @@ def mix_on_validation(task: Task) -> float:
     return sum(means) / len(means)
 
 
-def tuned_encoder(
-    datasets: list[ClassDataset], name: str, *, n_steps: int, max_tokens: int, seed: int, checkpoint: Path
-) -> TokenEncoder:
-    """LoRA adapters, trained on the training classes of all sets, as strong as validation classes like it."""
-    short = TextEncoder(name, max_tokens=max_tokens)
-    tuned = with_lora(short, rank=16, targets=ALL_LINEAR[name], seed=seed)
-    tuned = tuned.to(pick_device())
-    tasks = [Task(ds.name, ds, *token_ids(ds, short, max_tokens)) for ds in datasets]
-    samplers = [
-        TaskSampler([task], min(10, len(task.classes("train"))), (1, 5), 2, 1, seed=seed + number)
-        for number, task in enumerate(tasks)
-    ]
-    loop = {"validate_every": max(1, n_steps // 4), "checkpoint_every": 50, "checkpoint": checkpoint}
-    tune_encoder(tuned, samplers, n_steps, **loop)
-    whole, mean_of = copy.deepcopy(tuned.state_dict()), {}
-    for strength in STRENGTHS:
-        scale_adapters(tuned, strength)
-        mean_of[strength] = sum(validation_accuracy(tuned, task) for task in tasks) / len(tasks)
-        tuned.load_state_dict(whole)
-    best = max(mean_of, key=mean_of.get)
-    words = {strength: f"{accuracy:.1%}" for strength, accuracy in mean_of.items()}
-    print("strength of the adapters: validation accuracy", words, "chosen:", best, flush=True)
-    scale_adapters(tuned, best)
-    return tuned
-
-
-def token_ids(dataset: ClassDataset, encoder: TextEncoder, length: int) -> tuple[Tensor, Tensor]:
-    """Token ids of the texts (n, L) and of the class names (C, L)."""
-    names = [NAME_TEMPLATE.replace("{}", name) for name in dataset.class_names]
-    padding = encoder.tokenizer.pad_token_id
-    texts, names = (
-        F.pad(ids, (0, length - ids.shape[1]), value=padding).to(pick_device())
-        for ids in (tokenise(encoder, dataset.inputs), tokenise(encoder, names))
-    )
-    return texts, names
-
-
 def encoded(
     dataset: ClassDataset, encoder: TextEncoder, tuned: TokenEncoder, options: argparse.Namespace
 ) -> Features:
@@ -227,7 +182,7 @@ def trained(model: nn.Module, tasks: list[Task], kind: str, seed: int, label: st
     model.to(tasks[0].features.device)
     augment = RandomRotation() if kind == "projected" else None
     sampler = TaskSampler(tasks, N_WAY, (1, 5), 10, 8, augment=augment, seed=seed)
-    train_jointly(model, sampler, **HEADS[kind], n_validation=100, record_every=None, label=label)
+    train_jointly(model, sampler, **HEADS[kind], n_validation=100, label=label)
     return model.eval()
 
 
@@ -303,9 +258,9 @@ def measured(sets: dict[str, Tested], options: argparse.Namespace) -> tuple[Tabl
     return table, baselines
 
 
-def mean_and_half_width(results: list[EpisodeResults]) -> tuple[float, float]:
-    """Of the mean over data sets, whose episodes are independent."""
-    return sum(r.mean for r in results) / len(results), math.hypot(*(r.ci95 for r in results)) / len(results)
+def mean_of(results: list[EpisodeResults]) -> Estimate:
+    """Over data sets."""
+    return over_sets([Estimate(each.mean, each.ci95) for each in results])
 
 
 def written(table: Table, baselines: list[str], names: list[str], out: Path) -> str:
@@ -313,10 +268,7 @@ def written(table: Table, baselines: list[str], names: list[str], out: Path) -> 
 
     The last columns compare with the best baseline.
     """
-    best = {
-        k: max(baselines, key=lambda row: mean_and_half_width([table[row][n, k] for n in names])[0])
-        for k in SHOTS
-    }
+    best = {k: max(baselines, key=lambda row: mean_of([table[row][n, k] for n in names]).mean) for k in SHOTS}
     head = [
         "method",
         "kind",
@@ -331,13 +283,11 @@ def written(table: Table, baselines: list[str], names: list[str], out: Path) -> 
             f"{100 * row[name, k].mean:.1f} ± {100 * row[name, k].ci95:.1f}" for k in SHOTS for name in names
         ]
         for k in SHOTS:
-            mean, half = mean_and_half_width([row[name, k] for name in names])
-            cells.append(f"{100 * mean:.1f} ± {100 * half:.1f}")
+            cells.append(str(mean_of([row[name, k] for name in names])))
         for k in SHOTS:
-            mean, half = mean_and_half_width(
-                [compare_paired(row[name, k], table[best[k]][name, k]) for name in names]
-            )
-            cells.append(f"{100 * mean:+.1f} ± {100 * half:.1f}")
+            gains = [compare_paired(row[name, k], table[best[k]][name, k]) for name in names]
+            gain = mean_of(gains)
+            cells.append(f"{100 * gain.mean:+.1f} ± {100 * gain.half:.1f}")
         lines.append(cells)
     with (out / "gat_transformer.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([head, *lines])

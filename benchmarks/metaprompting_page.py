@@ -11,9 +11,9 @@ from pathlib import Path
 from metaprompting_rows import ABLATION, BAR, INNER_LR, INNER_STEPS, LR, N_TASKS, POOL, RATES, TRAIN_QUERIES
 
 from fewshot_lib.course.records import markdown
-from fewshot_lib.course.results import read_lines
-from fewshot_lib.course.results_page import folded, prompt_rows
-from fewshot_lib.course.results_rows import SHOTS
+from fewshot_lib.course.results.page import folded, prompt_rows
+from fewshot_lib.course.results.publishing import read_lines
+from fewshot_lib.course.results.rows import SHOTS
 from fewshot_lib.data.cache import load_tensors
 
 HERE = Path(__file__).parent
@@ -33,7 +33,7 @@ def page(before: str, table: Path) -> str:
         f"## Settings\n\n{settings(lines)}",
         notes,
         "## The rows",
-        folded("All rows", markdown(list(lines[0]), [list(line.values()) for line in lines])),
+        folded(markdown(list(lines[0]), [list(line.values()) for line in lines])),
     ]
     return "\n\n".join(parts) + "\n"
 

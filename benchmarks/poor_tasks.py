@@ -71,7 +71,7 @@ def trained(on: list[Task], n_tasks: int, seed: int) -> RelationalNetwork:
     model = RelationalNetwork(use_names=True)
     number = max(1, n_tasks // len(on))
     sampler = TaskSampler(on, N_WAY, SHOTS, TRAIN_QUERIES, number, augment=RandomRotation(), seed=seed)
-    train_jointly(model, sampler, STEPS, lr=3e-3, record_every=None, validate=None, label="")
+    train_jointly(model, sampler, STEPS, lr=3e-3, validate=None, label="")
     return model
 
 

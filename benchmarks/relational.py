@@ -85,7 +85,7 @@ def train(options: argparse.Namespace) -> Iterator[str]:
         seed_everything(options.seed)
         model = RelationalNetwork(head=HEAD, transductive=transductive)
         sampler = TaskSampler(dealt, N_WAY, N_SHOT, N_QUERY, N_EPISODES, seed=options.seed)
-        train_jointly(model, sampler, N_STEPS, lr=LR, record_every=None, label=kind)
+        train_jointly(model, sampler, N_STEPS, lr=LR, label=kind)
         weaken(model, STRENGTH[kind])
         tensors |= {f"{kind}.{name}": tensor for name, tensor in model.state_dict().items()}
     save_tensors(options.out, tensors)

@@ -18,13 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from text_baselines import SHOTS, episodes_of
 from torch import Tensor
 
 from fewshot_lib import data
 from fewshot_lib.core import (
     EpisodeResults,
     Episodes,
-    EpisodeSampler,
     autocast,
     bfloat16_asked,
     evaluate,
@@ -44,17 +44,7 @@ from fewshot_lib.prompts import (
     initial_prompt,
 )
 
-SHOTS, N_WAY, N_QUERY = (1, 5), 5, 15
 STEPS, CANDIDATES, LR, MAX_TOKENS, PART = 5, (0, 2, 5, 10, 20), 0.1, 48, 50
-
-
-def episodes_of(dataset: ClassDataset, n_shot: int, n_episodes: int) -> Episodes:
-    """Of the one split that the data set has; those of test classes are the episodes of text_baselines.py."""
-    (classes,) = dataset.splits.values()
-    n_query = min(N_QUERY, int(dataset.counts[classes].min()) - n_shot)
-    return EpisodeSampler(dataset.labels, classes, min(N_WAY, len(classes)), n_shot, n_query, seed=0).sample(
-        n_episodes
-    )
 
 
 class SoftPrompt:

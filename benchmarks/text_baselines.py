@@ -18,13 +18,13 @@ import csv
 from pathlib import Path
 
 from fewshot_lib import data
-from fewshot_lib.core import EpisodeResults, EpisodeSampler, compare_paired, evaluate, pick_device
+from fewshot_lib.core import EpisodeResults, Episodes, EpisodeSampler, compare_paired, evaluate, pick_device
 from fewshot_lib.course.records import markdown
 from fewshot_lib.encoders import TextEncoder, extract_features
 from fewshot_lib.prototypes import cosine_prototypes, logistic_regression, name_features, name_mix, zero_shot
 
 METHODS = (zero_shot, cosine_prototypes, name_mix, logistic_regression)
-N_WAY, N_QUERY, MAX_TOKENS = 5, 15, 200
+SHOTS, N_WAY, N_QUERY, MAX_TOKENS = (1, 5), 5, 15, 200
 HEAD = [
     "data set",
     "split family",
@@ -37,6 +37,14 @@ HEAD = [
 ]
 
 
+def episodes_of(dataset: data.ClassDataset, n_shot: int, n_episodes: int) -> Episodes:
+    """Of the one split that the data set has; fewer queries or ways where a class or the split is small."""
+    (classes,) = dataset.splits.values()
+    n_query = min(N_QUERY, int(dataset.counts[classes].min()) - n_shot)
+    sampler = EpisodeSampler(dataset.labels, classes, min(N_WAY, len(classes)), n_shot, n_query, seed=0)
+    return sampler.sample(n_episodes)
+
+
 def rows_of(name: str, encoder: TextEncoder, options: argparse.Namespace) -> list[list[str]]:
     """All rows of one data set; leaves its episodes in ``--out``."""
     dataset = data.load(name, split_family=options.family).only("test")
@@ -44,9 +52,7 @@ def rows_of(name: str, encoder: TextEncoder, options: argparse.Namespace) -> lis
     features, names = extract_features(encoder, dataset), name_features(encoder, dataset)
     rows = []
     for n_shot in options.shots:
-        n_query = min(N_QUERY, int(dataset.counts[dataset.classes("test")].min()) - n_shot)
-        sampler = EpisodeSampler(dataset.labels, dataset.classes("test"), N_WAY, n_shot, n_query, seed=0)
-        episodes = sampler.sample(options.episodes)
+        episodes = episodes_of(dataset, n_shot, options.episodes)
         episodes.save(options.out / f"{name}-{options.family}-{n_shot}shot.safetensors")
         names_alone = evaluate(zero_shot, episodes, features, names=names)
         for method in METHODS:
@@ -103,7 +109,7 @@ def main() -> None:
     """Writes the table, and the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--datasets", nargs="+", default=["huffpost", "reuters", "20news", "amazon"])
-    parser.add_argument("--shots", nargs="+", type=int, default=[1, 5])
+    parser.add_argument("--shots", nargs="+", type=int, default=list(SHOTS))
     parser.add_argument("--family", default="bao")
     parser.add_argument("--episodes", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=Path("build/baselines"))

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from fewshot_lib import data
 from fewshot_lib.core import half_width, seed_everything
 from fewshot_lib.course.records import csv_table
-from fewshot_lib.course.results import read_lines
+from fewshot_lib.course.results.publishing import read_lines
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.data.cache import write_whole
 from fewshot_lib.encoders import TextEncoder, extract_features
@@ -104,7 +104,7 @@ def trained(head: str, task: Task, n_steps: int, seed: int) -> nn.Module:
     model = make(task.features.shape[1])
     sampler = TaskSampler([task], N_WAY, (min(SHOTS), max(SHOTS)), 5, 8, seed=seed)
     label = f"{task.name}, {head}, {len(task.classes('train'))} classes, seed {seed}"
-    train_jointly(model, sampler, n_steps, lr=lr, record_every=None, label=label)
+    train_jointly(model, sampler, n_steps, lr=lr, label=label)
     return model.eval()
 
 

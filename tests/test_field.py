@@ -10,7 +10,7 @@ import torch
 
 from fewshot_lib.classifier.words import WEIGHT
 from fewshot_lib.core import few_shot_method
-from fewshot_lib.course import results
+from fewshot_lib.course.results import publishing as results
 from fewshot_lib.data.dataset import ClassDataset
 from fewshot_lib.multitask import Task
 from fewshot_lib.prototypes import NamesAsExamples, SoftKMeans, zero_shot

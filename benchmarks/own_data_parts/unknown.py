@@ -10,7 +10,7 @@ from own_data_draws import ALL, PER_CLASS, SEED, Set, interval, read, table_head
 from own_data_parts.lookup import fitted, written
 from sklearn.metrics import roc_auc_score
 
-from fewshot_lib.course.labelling_report import Report
+from fewshot_lib.course.labelling.report import Report
 from fewshot_lib.encoders import TextEncoder
 
 SHARES = (0.05, 0.2)

@@ -48,10 +48,10 @@ TARGETS = ("query", "value", "q_lin", "v_lin", "q_proj", "v_proj", "q", "v")
 class TunedEncoder(nn.Module):
     """A text encoder beside its copy with adapters: n texts -> (n, 2 d), each half of length 1."""
 
-    def __init__(self, frozen: TextEncoder, rank: int = RANK, seed: int = 0) -> None:
+    def __init__(self, frozen: TextEncoder, rank: int = RANK) -> None:
         super().__init__()
         self.frozen, self.tuned = frozen, copy.deepcopy(frozen)
-        add_lora(self.tuned.model, rank, TARGETS, seed)
+        add_lora(self.tuned.model, rank, TARGETS, seed=0)
         self.tokenizer, self.count_tokens = frozen.tokenizer, frozen.count_tokens
         self.max_tokens, self.n_positions = frozen.max_tokens, frozen.n_positions
         self.eval()
@@ -73,18 +73,13 @@ def with_adapters(frozen: TextEncoder, adapters: dict[str, Tensor]) -> TunedEnco
 
 
 def tune(
-    frozen: TextEncoder,
-    texts: list[str],
-    labels: Tensor,
-    names: list[str] | None,
-    n_classes: int,
-    seed: int = 0,
+    frozen: TextEncoder, texts: list[str], labels: Tensor, names: list[str] | None, n_classes: int
 ) -> TunedEncoder:
     """Descends L(θ): texts (n,), labels (n,), two or more of each class, the sentences with their names.
 
     At least EPOCHS of all texts, and at least STEPS, of which each reads the beginnings of long texts.
     """
-    encoder, generator = TunedEncoder(frozen, seed=seed), random_numbers(seed)
+    encoder, generator = TunedEncoder(frozen), random_numbers(0)
     encoder.tuned.max_tokens = min(TRAINED_ON, frozen.max_tokens)
     optimizer = torch.optim.Adam([p for p in encoder.tuned.parameters() if p.requires_grad], LR)
     known = _beginnings(encoder.tuned, texts)

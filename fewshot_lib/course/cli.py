@@ -13,11 +13,12 @@ from typing import Any
 
 from fewshot_lib import data
 from fewshot_lib.core import positive
-from fewshot_lib.course import labelling, machine, records
-from fewshot_lib.course import results as publishing
+from fewshot_lib.course import machine, records
 from fewshot_lib.course.authoring import recorder
 from fewshot_lib.course.classroom import command as classroom
+from fewshot_lib.course.labelling import command as labelling
 from fewshot_lib.course.lesson import PROFILES
+from fewshot_lib.course.results.publishing import publish
 from fewshot_lib.course.running import execution, output, parameters, runner
 from fewshot_lib.course.sweeps import command as sweeping
 from fewshot_lib.course.sweeps import results as sweep_results
@@ -157,7 +158,7 @@ def _seeds(arguments: argparse.Namespace, values: dict[str, Any]) -> list[int]:
 
 def _results(arguments: argparse.Namespace) -> bool:
     if arguments.publish is not None:
-        return publishing.publish(arguments.publish, _say)
+        return publish(arguments.publish, _say)
     directory = arguments.directories[0]
     if len(arguments.directories) > 1 or sweep_results.is_sweep(directory):
         _say(sweep_results.join(arguments.directories, directory))

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+RTOL, ATOL = 1e-4, 1e-6
+
 
 def _is_array(value: Any) -> bool:
     return isinstance(value, Tensor | np.ndarray | np.generic | bool | int | float | complex)
@@ -29,21 +31,21 @@ def form(value: Any) -> Any:
     return tuple(_tensor(value).shape) if _is_array(value) else type(value)
 
 
-def close(a: Any, b: Any, rtol: float = 1e-4, atol: float = 1e-6) -> bool:
+def close(a: Any, b: Any) -> bool:
     """Whether both have the same form and values as close as ``torch.allclose`` asks; NaN equals NaN."""
     if form(a) != form(b):
         return False
     if isinstance(b, Mapping):
-        return all(close(a[key], b[key], rtol, atol) for key in b)
+        return all(close(a[key], b[key]) for key in b)
     if isinstance(b, list | tuple):
-        return all(close(part_a, part_b, rtol, atol) for part_a, part_b in zip(a, b, strict=True))
+        return all(close(part_a, part_b) for part_a, part_b in zip(a, b, strict=True))
     if not _is_array(b):
         return bool(a == b)
     x, y = _tensor(a), _tensor(b)
     kind = torch.promote_types(x.dtype, y.dtype)
     if not (kind.is_floating_point or kind.is_complex):
         return torch.equal(x.to(kind), y.to(kind))
-    return torch.allclose(x.to(kind), y.to(kind), rtol=rtol, atol=atol, equal_nan=True)
+    return torch.allclose(x.to(kind), y.to(kind), rtol=RTOL, atol=ATOL, equal_nan=True)
 
 
 def describe(value: Any) -> str:

@@ -87,6 +87,12 @@ def n_numbers(*modules: nn.Module) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
+def words_of(setting: Setting) -> str:
+    """ "20 ways, 1 shot"."""
+    ways, shots = setting
+    return f"{ways} ways, {shots} shot{'s' * (shots > 1)}"
+
+
 def against(table: Table, setting: Setting, name: str, other: str) -> PairedDifference:
     """How much better one method is than another in a setting, episode by episode."""
     return compare_paired(table[setting][name], table[setting][other])
@@ -135,17 +141,15 @@ def cost_figure(rows: Mapping[str, tuple[Entrant, Mapping[Setting, tuple[float, 
     fig, (left, middle, right) = plt.subplots(
         1, 3, figsize=(11, 1 + 0.34 * len(names)), sharey=True, layout="constrained"
     )
-    for number, (ways, shots) in enumerate(settings):
+    for number, setting in enumerate(settings):
         style: dict[str, Any] = {"color": COLOURS[number], "marker": MARKERS[number], "linestyle": ""}
-        label = f"{ways} ways, {shots} shot{'s' * (shots > 1)}"
         known = [
-            (costs[ways, shots], place)
+            (costs[setting], place)
             for (_, costs), place in zip(rows.values(), places, strict=True)
-            if (ways, shots) in costs
+            if setting in costs
         ]
-        left.plot(
-            [1000 * seconds for (seconds, _), _ in known], [place for _, place in known], label=label, **style
-        )
+        milliseconds = [1000 * seconds for (seconds, _), _ in known]
+        left.plot(milliseconds, [place for _, place in known], label=words_of(setting), **style)
         middle.plot([n_bytes / 2**20 for (_, n_bytes), _ in known], [place for _, place in known], **style)
     ways = settings[0][0]
     for number, (label, counts) in enumerate(

@@ -47,13 +47,7 @@ def exercise(reference: Callable) -> Callable[[Callable], Exercise]:
     return functools.partial(Exercise, reference=reference)
 
 
-def check(
-    answer: Exercise,
-    cases: Sequence[Case],
-    mistakes: Mapping[str, Callable] | None = None,
-    rtol: float = 1e-4,
-    atol: float = 1e-6,
-) -> None:
+def check(answer: Exercise, cases: Sequence[Case], mistakes: Mapping[str, Callable] | None = None) -> None:
     """Compares the learner's function with the reference and prints a verdict.
 
     cases: what to call both with; a tuple of arguments, or a dict of named ones. Each call gets its own copy.
@@ -68,11 +62,11 @@ def check(
         if not isinstance(case, Case):
             kind = type(case).__name__
             raise ValueError(f"Case {number} of `cases` is a {kind}: write (x,) for a single argument x.")
-    mistakes, same = mistakes or {}, functools.partial(close, rtol=rtol, atol=atol)
+    mistakes = mistakes or {}
     strict = os.environ.get("FEWSHOT_STRICT") == "1"
     if strict:
-        _check_mistakes(answer, cases, mistakes, same)
-    answer.verdict, message = judge(answer, cases, mistakes, same)
+        _check_mistakes(answer, cases, mistakes)
+    answer.verdict, message = judge(answer, cases, mistakes)
     answer.accepted = answer.verdict == "ok"
     sentence = f"{answer.__name__}: [{answer.verdict}] {message}"
     if strict and not answer.accepted:
@@ -80,10 +74,10 @@ def check(
     print(sentence)
 
 
-def _check_mistakes(answer: Exercise, cases: Sequence, mistakes: Mapping, same: Callable) -> None:
+def _check_mistakes(answer: Exercise, cases: Sequence, mistakes: Mapping) -> None:
     """A mistake that agrees with the reference in every case would call a right answer wrong."""
     for message, wrong in mistakes.items():
-        if all(_agrees(wrong, case, _call(answer.reference, case), same) for case in cases):
+        if all(_agrees(wrong, case, _call(answer.reference, case)) for case in cases):
             found = f"{message!r} gives the right answer in all {len(cases)} cases"
             raise ValueError(f"`mistakes` of {answer.__name__}: {found}. Add a case that tells.")
 
@@ -93,14 +87,14 @@ def _call(function: Callable, case: Case) -> Any:
     return function(**copied(case)) if isinstance(case, dict) else function(*copied(case))
 
 
-def _agrees(function: Callable, case: Case, value: Any, same: Callable) -> bool:
+def _agrees(function: Callable, case: Case, value: Any) -> bool:
     try:
-        return same(_call(function, case), value)
+        return close(_call(function, case), value)
     except Exception:  # a wrong rule may not even apply to this case: then it does not explain the value
         return False
 
 
-def judge(answer: Exercise, cases: Sequence, mistakes: Mapping, same: Callable) -> tuple[str, str]:
+def judge(answer: Exercise, cases: Sequence, mistakes: Mapping) -> tuple[str, str]:
     """The verdict and its explanation."""
     for number, case in enumerate(cases, start=1):
         try:
@@ -115,21 +109,19 @@ def judge(answer: Exercise, cases: Sequence, mistakes: Mapping, same: Callable) 
         expected = _call(answer.reference, case)  # after the learner's: it may take a training
         if form(found) != form(expected):
             return "shape", f"case {number}: you returned {describe(found)}, expected {describe(expected)}"
-        if not same(found, expected):
-            texts = [text for text, wrong in mistakes.items() if _agrees(wrong, case, found, same)]
-            reason = _most_likely(answer.learner, texts, mistakes, cases, same)
+        if not close(found, expected):
+            texts = [text for text, wrong in mistakes.items() if _agrees(wrong, case, found)]
+            reason = _most_likely(answer.learner, texts, mistakes, cases)
             return "value", f"case {number}: {reason}"
     return "ok", "1 case" if len(cases) == 1 else f"{len(cases)} cases"
 
 
-def _most_likely(
-    learner: Callable, texts: Sequence[str], mistakes: Mapping, cases: Sequence, same: Callable
-) -> str:
+def _most_likely(learner: Callable, texts: Sequence[str], mistakes: Mapping, cases: Sequence) -> str:
     """Of the mistakes that explain one value, the one that explains the answers to all cases, if any does."""
 
     def explains_all(text: str) -> bool:
         try:
-            return all(_agrees(mistakes[text], case, _call(learner, case), same) for case in cases)
+            return all(_agrees(mistakes[text], case, _call(learner, case)) for case in cases)
         except Exception:  # the learner's code fails on another case: then only this one tells
             return False
 

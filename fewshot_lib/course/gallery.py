@@ -8,6 +8,7 @@ from torch import Tensor
 from fewshot_lib.core import Episodes
 from fewshot_lib.course.figures import say, show
 from fewshot_lib.course.plots import episode_picture, picture
+from fewshot_lib.course.records import markdown
 from fewshot_lib.data import ClassDataset
 
 LETTERS, COLUMNS = 90, 6  # of a text; of a sheet
@@ -19,8 +20,7 @@ def gallery(inputs: Sequence[str] | Tensor, words: Sequence[str], *, said: str, 
     said: the head of the column of words. alt: of the sheet of pictures.
     """
     if not isinstance(inputs, Tensor):
-        rows = [f"| {_short(text)} | {word} |" for text, word in zip(inputs, words, strict=True)]
-        say("\n".join([f"| text | {said} |", "|---|---|", *rows]))
+        say(markdown(["text", said], zip(map(_short, inputs), words, strict=True)))
         return
     n_rows = -(-len(words) // COLUMNS)
     size = (1.7 * min(COLUMNS, len(words)), 2.0 * n_rows)

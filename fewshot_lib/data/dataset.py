@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -142,14 +142,12 @@ class ClassDataset:
 
         1 leaves out none: a set may know of classes that it holds no examples of.
         """
-        small = self.counts < (min_examples if min_examples > 1 else 0)
-        if not small.any():
+        counts = dict(zip(self.class_names, self.counts.tolist(), strict=True))
+        names, notes = large_classes(counts, min_examples, self.name)
+        if not notes:
             return self
-        left_out = [f"{self.class_names[c]!r} ({self.counts[c]})" for c in small.nonzero().flatten().tolist()]
-        message = f"{len(left_out)} of {self.n_classes} classes have fewer than {min_examples} examples"
-        if small.all():
-            raise DataError(f"{self.name}: {message}, all there are: lower `min_examples`.")
-        warnings.warn(f"{self.name}: {message} and are left out: {first_few(left_out)}.", stacklevel=3)
+        warnings.warn(f"{self.name}: {notes[0]}.", stacklevel=3)
+        small = self.counts < min_examples
         kept = (~small).nonzero().flatten()
         rows = (~small[self.labels]).nonzero().flatten()
         new_id = (~small).cumsum(0) - 1
@@ -157,7 +155,7 @@ class ClassDataset:
             self,
             inputs=self.take(rows),
             labels=new_id[self.labels[rows]],
-            class_names=[self.class_names[c] for c in kept],
+            class_names=names,
             domains=[self.domains[c] for c in kept],
             splits={split: new_id[ids[~small[ids]]] for split, ids in self.splits.items()},
         )
@@ -205,6 +203,20 @@ def _check_names(names: Sequence[str]) -> None:
         if first.setdefault(name, c) != c:
             both = f"the name of classes {first[name]} and {c}"
             raise ValueError(f"`class_names` has {name!r} twice, as {both}: join or rename them.")
+
+
+def large_classes(counts: Mapping[str, int], min_examples: int, source: str) -> tuple[list[str], list[str]]:
+    """The classes with at least so many examples, in their order, and a sentence on those that have fewer."""
+    if isinstance(min_examples, bool) or not hasattr(min_examples, "__index__") or min_examples < 1:
+        raise ValueError(f"`min_examples` is {min_examples!r}: use a whole number, 1 or more.")
+    small = [name for name, count in counts.items() if count < min_examples and min_examples > 1]
+    if not small:
+        return list(counts), []
+    found = f"{len(small)} of {len(counts)} classes have fewer than {min_examples} examples"
+    if len(small) == len(counts):
+        raise DataError(f"{source}: {found}, all there are: lower `min_examples`.")
+    listed = first_few(f"{name!r} ({counts[name]})" for name in small)
+    return [c for c in counts if counts[c] >= min_examples], [f"{found} and are left out: {listed}"]
 
 
 def class_ids(ids: Sequence[int]) -> Tensor:

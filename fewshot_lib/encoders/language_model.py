@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from fewshot_lib.core import extra
+from fewshot_lib.data.cache import read_tensors
 from fewshot_lib.encoders.features import check_texts, n_cut, warn_of_cut
 from fewshot_lib.encoders.installed import shipped_file
 from fewshot_lib.encoders.text import check_max_tokens, count, loading, minilm_path, positions_of, quiet
@@ -114,12 +114,10 @@ def load_masked_lm(source: str | Path = "minilm-mlm", max_tokens: int = 128) -> 
 
 def _from_minilm(max_tokens: int) -> MaskedLM:
     """all-MiniLM-L6-v2 with the corrections and the head of the shipped file, verified."""
-    path = shipped_file(MINILM_MLM, MINILM_MLM_SHA256)
+    tensors, metadata = read_tensors(shipped_file(MINILM_MLM, MINILM_MLM_SHA256))
     with torch.random.fork_rng(devices=[]):  # the new head draws numbers, which the file then replaces
         lm = untrained(max_tokens)
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file is no dict)
-        merge(lm.model, tensors, scale=float(file.metadata()["scale"]))
+    merge(lm.model, tensors, scale=float(metadata["scale"]))
     return lm
 
 

@@ -31,7 +31,6 @@ from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot_lib.core import extra, mean_over_processes, one_of, random_numbers
@@ -48,12 +47,6 @@ def task_gradients(losses: Tensor, parameters: Sequence[Tensor]) -> Tensor:
         torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True) for loss in losses
     ]
     return torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
-
-
-def cosine_matrix(gradients: Tensor) -> Tensor:
-    """gradients (T, P) -> the cosine of every pair, (T, T); 0 with a gradient that is zero."""
-    directions = F.normalize(gradients, dim=-1)
-    return directions @ directions.T
 
 
 class Balancer(nn.Module):
@@ -73,19 +66,16 @@ class Balancer(nn.Module):
         """Weights (T,) for losses (T,) and gradients (T, P); (T, 0) will do where they are not needed."""
         return torch.ones_like(losses)
 
-    def backward(
-        self, losses: Tensor, parameters: Sequence[Tensor], record_gradients: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    def backward(self, losses: Tensor, parameters: Sequence[Tensor]) -> Tensor:
         """Adds the balanced gradient of losses (T,) to ``.grad``, of what the balancer learns, too.
 
-        Returns the weights (T,) and the gradients (T, P); (T, 0) where they were neither needed nor asked
-        for: record_gradients costs T backward passes.
+        Returns the weights (T,).
         """
         if losses.shape != (self.n_tasks,):
             found = f"`losses` has the shape {tuple(losses.shape)}, but there are {self.n_tasks} tasks"
             raise ValueError(f"{found}: give one loss per task.")
-        known = self.needs_gradients or record_gradients
-        gradients = task_gradients(losses, parameters) if known else losses.new_empty(self.n_tasks, 0)
+        none = losses.new_empty(self.n_tasks, 0)
+        gradients = task_gradients(losses, parameters) if self.needs_gradients else none
         mean_over_processes([gradients])
         weights = self.weigh(losses.detach(), gradients).to(losses)
         if self.needs_gradients:
@@ -94,7 +84,7 @@ class Balancer(nn.Module):
             torch.autograd.backward(parameters, d)
         else:
             torch.autograd.backward((weights * losses).sum(), inputs=parameters)
-        return weights, gradients
+        return weights
 
     def get_extra_state(self) -> Tensor:  # the generator belongs to the state_dict, too
         return self.generator.get_state()

@@ -19,7 +19,6 @@ is given the groups in training and in testing alike.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from itertools import combinations
 from typing import Any
 
 import torch
@@ -42,7 +41,7 @@ from fewshot_lib.core import (
     rate,
     whole_number,
 )
-from fewshot_lib.multitask.balancing import Balancer, balancer, cosine_matrix
+from fewshot_lib.multitask.balancing import Balancer, balancer
 from fewshot_lib.multitask.tasks import JointEpisodes, Task, TaskSampler, joined
 
 
@@ -55,7 +54,6 @@ def train_jointly(
     lr: float = 1e-3,
     weight_decay: float = 0.01,
     n_validation: int = 100,
-    record_every: int | None = 25,
     **loop: Any,
 ) -> History:
     """Trains the model on the sampler's tasks: AdamW, one cycle of the learning rate up to ``lr``.
@@ -67,16 +65,13 @@ def train_jointly(
     n_validation: fixed episodes of the validation classes per task, at the lowest and at the highest n_shot,
         with at most the sampler's ways: the step of the best mean over tasks is kept. Tasks with fewer than 2
         validation classes have no part in it; where none has more, the last model stays.
-    record_every: the gradients of all tasks are compared in every so many steps, which costs a backward pass
-        per task (None: never).
     loop: see ``core.Loop``.
 
-    The history has "loss <task>", "weight <task>" (of its gradient), "validation <task>" for every
-    validation, and what ``gradient_cosines`` reads.
+    The history has "loss <task>" and "weight <task>" (of its gradient) for each step, and for each validation
+    "validation <task>".
     """
     lr, weight_decay = rate(lr=lr), rate(weight_decay=weight_decay)
-    recorded = {} if record_every is None else {"record_every": record_every}
-    whole_number(1, n_steps=n_steps, n_validation=n_validation, **recorded)
+    whole_number(1, n_steps=n_steps, n_validation=n_validation)
     learnt = [p for p in model.parameters() if p.requires_grad]
     if not learnt:
         raise ValueError("`model` has no trainable parameter: nothing can be learnt.")
@@ -84,20 +79,18 @@ def train_jointly(
     unregularised: dict[str, Any] = {"params": list(balancing.parameters()), "weight_decay": 0.0}
     optimizer = torch.optim.AdamW([{"params": learnt}, unregularised], lr, weight_decay=weight_decay)
     validation = _Validation(model, sampler, n_validation)
-    settings = [balance, lr, weight_decay, record_every, n_validation, loop.get("validate_every")]
+    settings = [balance, lr, weight_decay, n_validation, loop.get("validate_every")]
     states: dict[str, Stateful] = {"settings": Settings(training=settings), "sampler": sampler}
     states |= {"balancer": balancing, "validation": validation}
     loop = {"label": "joint training", "validate": validation if validation.tasks else None} | loop
     loop |= {"scheduler": one_cycle(optimizer, n_steps), "states": states}
-    history = fit(_step(model, sampler, balancing, record_every), model, optimizer, n_steps, **loop)
+    history = fit(_step(model, sampler, balancing), model, optimizer, n_steps, **loop)
     for task in validation.tasks:
         history.metrics[f"validation {task.name}"] = [row[task.name] for row in validation.accuracies]
     return history
 
 
-def _step(
-    model: nn.Module, sampler: TaskSampler, balancing: Balancer, record_every: int | None
-) -> Callable[[int], dict[str, Tensor]]:
+def _step(model: nn.Module, sampler: TaskSampler, balancing: Balancer) -> Callable[[int], dict[str, Tensor]]:
     """One step for ``fit``, which leaves the balanced gradient in ``p.grad``."""
     names = [task.name for task in sampler.tasks]
     learnt = [p for p in model.parameters() if p.requires_grad]
@@ -112,33 +105,14 @@ def _step(
         logits = answers(vars(joint)) if linked else in_shares(answers, vars(joint))
         per_query = F.cross_entropy(logits.mT, joint.query_labels, reduction="none")  # (E, M)
         losses = per_query.mean(1).view(len(names), -1).mean(1)
-        recorded = record_every is not None and i % record_every == 0
-        weights, gradients = balancing.backward(losses, learnt, record_gradients=recorded)
+        weights = balancing.backward(losses, learnt)
         accuracy = (logits.argmax(-1) == joint.query_labels).float().mean()
         metrics = {"loss": losses.detach().mean(), "accuracy": accuracy}
         metrics |= {f"loss {name}": loss for name, loss in zip(names, losses, strict=True)}
         metrics |= {f"weight {name}": w for name, w in zip(names, weights, strict=True)}
-        if record_every is not None:
-            empty = losses.new_full((len(names), len(names)), torch.nan)
-            cosines = cosine_matrix(gradients) if recorded else empty
-            metrics |= {pair: cosines[s, t] for pair, s, t in _pairs(names)}
         return metrics
 
     return step
-
-
-def _pairs(names: Sequence[str]) -> list[tuple[str, int, int]]:
-    """For all tasks s < t: what the metric of their cosine is called, s, and t."""
-    return [(f"cosine {a}, {b}", s, t) for (s, a), (t, b) in combinations(enumerate(names), 2)]
-
-
-def gradient_cosines(history: History, tasks: Sequence[Task]) -> tuple[list[int], Tensor]:
-    """From joint training of T > 1 tasks: R steps, and the cosines of their gradients there, (R, T, T)."""
-    cosines = torch.eye(len(tasks)).repeat(len(history.metrics["loss"]), 1, 1)
-    for pair, s, t in _pairs([task.name for task in tasks]):
-        cosines[:, s, t] = cosines[:, t, s] = torch.tensor(history.metrics[pair])
-    recorded = ~cosines.isnan().any(-1).any(-1)
-    return (recorded.nonzero()[:, 0] + 1).tolist(), cosines[recorded]
 
 
 def _answers(model: Callable[..., Tensor], joint: JointEpisodes) -> Tensor:

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from fewshot_lib import FewShotClassifier
 from fewshot_lib.classifier import tuning, without_words
 from fewshot_lib.classifier.tuning import TunedEncoder, leave_one_out_loss, tune, with_adapters
-from fewshot_lib.course.labelling import _about
+from fewshot_lib.course.labelling.command import _about
 from fewshot_lib.encoders import TextEncoder, encode
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] this is about . graph node edge signal wave sound the of in".split()

@@ -218,16 +218,15 @@ def test_in_the_room_the_untouched_notebook_reaches_its_end_and_fails_strictly(u
 def test_every_untouched_exercise_fails_strictly(path, monkeypatch):
     monkeypatch.setenv("FEWSHOT_STRICT", "1")
     for name, asked in asked_by(path).items():
-        options = {part: asked[part] for part in ("mistakes", "rtol", "atol")}
         with pytest.raises(exercises.ExerciseFailed, match=rf"{name}: \[todo\]"):
-            exercises.check(asked["answer"], asked["cases"], **options)
+            exercises.check(**asked)
 
 
 # Every mistake that has a name is called by it, on the cases that the notebook's own cell makes
 
 
 def asked_by(path):
-    """What each exercise's cell gives to check: exercise -> answer, cases, mistakes, rtol, atol."""
+    """What each exercise's cell gives to check: exercise -> answer, cases, mistakes."""
     chapter, names, asked = read_chapter(path), {"__name__": "__main__"}, {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path.parent)
@@ -246,6 +245,6 @@ def test_each_known_wrong_answer_gets_its_own_message(path, capsys):
         for message, wrong in mistakes.items():
             exercise = exercises.Exercise(wrong, answer.reference)
             capsys.readouterr()
-            exercises.check(exercise, cases, mistakes, asked["rtol"], asked["atol"])
+            exercises.check(exercise, cases, mistakes)
             said = capsys.readouterr().out
             assert not exercise.accepted and message in said, f"{name}: {message!r} was called {said!r}"

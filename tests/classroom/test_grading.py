@@ -155,8 +155,8 @@ def _pages_are_right(out, found):
 )
 def test_who_runs_out_of_time_on_hidden_cases_is_told_so(tmp_path, hidden, ended, verdict):
     """The cases of the notebook were right: what did not come back is not called hard-coded."""
-    cases, rest = [(0.0,), (1.0,)], {"mistakes": {}, "rtol": 1e-4, "atol": 1e-6}
-    asked = exam.Asked(answer=exercises.Exercise(None, lambda x: x + 0.0), cases=cases, **rest)
+    answer = exercises.Exercise(None, lambda x: x + 0.0)
+    asked = exam.Asked(answer=answer, cases=[(0.0,), (1.0,)], mistakes={})
     others = exam.Asked(asked, cases=[(1.0,), (2.0,)])
     lines = [json.dumps({"value": exam.encoded(value)}) + "\n" for value in [0.0, 1.0, *hidden]]
     torn = '{"value": {"pla' if ended and len(hidden) < 2 else ""
@@ -412,6 +412,6 @@ def test_what_is_forged_is_an_error_and_no_crash(text):
     asked = exam.Asked(
         answer=type("A", (), {"reference": staticmethod(lambda x: x)}), cases=[(torch.ones(3),)]
     )
-    judge = exam.Judge(asked | {"mistakes": {}, "rtol": 1e-4, "atol": 1e-6})
+    judge = exam.Judge(asked | {"mistakes": {}})
     verdict, message = judge([{"value": json.loads(text)}])
     assert verdict == "error" and len(message) < 400

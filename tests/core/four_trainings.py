@@ -92,7 +92,7 @@ RUNS = {
     "MAML": maml,
     "MAML++, batch norm, chunks": lambda: maml("batch", 3, objective=plus_plus_loss),
     "Reptile": lambda: maml(objective=reptile_loss),
-    "joint, sum": lambda: joint(record_every=2),
+    "joint, sum": joint,
     "joint, uncertainty": lambda: joint(balance="uw"),
     "joint, PCGrad": lambda: joint(balance="pcgrad"),
     "encoder": tuned,

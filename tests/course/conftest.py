@@ -7,7 +7,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from fewshot_lib.course import PARAMETER_DEFAULTS, explorer, figures, records
-from fewshot_lib.course.authoring.lint import CHECKED
+from fewshot_lib.course.running.solutions import CHECKED
 
 PARAMETERS = "\n".join(f"{name} = {value}" for name, value in PARAMETER_DEFAULTS.items())
 SETUP = """from types import SimpleNamespace

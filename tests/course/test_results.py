@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from fewshot_lib.core import half_width
-from fewshot_lib.course import cli, results, results_page, results_rows, results_short
+from fewshot_lib.course import cli
+from fewshot_lib.course.results import page as results_page
+from fewshot_lib.course.results import publishing as results
+from fewshot_lib.course.results import rows as results_rows
+from fewshot_lib.course.results import short as results_short
 from fewshot_lib.data.reporting import DataError
 
 ROOT = Path(__file__).parents[2]

@@ -17,11 +17,11 @@ import nbformat
 import papermill
 import pytest
 
-from fewshot_lib.course.authoring.lint import CHECKED, lint
+from fewshot_lib.course.authoring.lint import lint
 from fewshot_lib.course.records import rows_of
 from fewshot_lib.course.running.execution import EXTRA, execute, kernel_environment, notebooks_in
 from fewshot_lib.course.running.parameters import inject, tags
-from fewshot_lib.course.running.solutions import EXERCISE, fill_solutions
+from fewshot_lib.course.running.solutions import CHECKED, EXERCISE, fill_solutions
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = notebooks_in(ROOT / "notebooks")

@@ -1,1 +1,1 @@
-"""For those who write notebooks."""
+"""For those who write notebooks: the rules that all of these keep, and storing what a reader sees."""

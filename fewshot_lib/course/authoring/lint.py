@@ -30,13 +30,12 @@ from fewshot_lib.course.formulas import MATH, mathml
 from fewshot_lib.course.lesson import PARAMETER_DEFAULTS
 from fewshot_lib.course.running.execution import read_notebook
 from fewshot_lib.course.running.parameters import TAG, declared, tags
-from fewshot_lib.course.running.solutions import EXERCISE, solution_of
+from fewshot_lib.course.running.solutions import CHECKED, EXERCISE, solution_of
 
 MAX_BYTES, MAX_LINES, MAX_COLUMNS, MAX_IMPORTS = 1_000_000, 20, 110, 12
 MAX_MEDIAN = 6  # lines of the middle one of all code cells: one idea a cell
 N_HINTS, N_QUESTIONS = 3, 3
 N_EXERCISES = {"start": 0, "extra": 1, "": 3}  # by the kind of a notebook
-CHECKED = "nbval-check-output"
 
 _FORBIDDEN = {
     r"^\s*(?:!\s*|%%?)[A-Za-z]": "a shell or magic command: notebooks are plain Python",

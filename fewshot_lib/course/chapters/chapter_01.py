@@ -9,6 +9,7 @@ from torch import Tensor
 from fewshot_lib.core import EpisodeResults, half_width
 from fewshot_lib.course.figures import say, show
 from fewshot_lib.course.plots import COLOURS, interval_plot, picture
+from fewshot_lib.course.records import markdown
 from fewshot_lib.data import ClassDataset
 
 WALL = 14, 4  # columns and rows of drawings
@@ -55,16 +56,13 @@ def enough_for_episodes(held_out: Tensor, order: Tensor, labels: Tensor, n_way: 
 
 def compared(rows: Sequence[Row], n_way: int) -> None:
     """Shows the rows as a table, and below it as a figure."""
+    title = f"**Supervised against few-shot, {n_way}-way, chance {1 / n_way:.0%}**"
+    head = ["classifier", "test samples", "test classes", "examples given", "accuracy"]
     lines = [
-        f"**Supervised against few-shot, {n_way}-way, chance {1 / n_way:.0%}**\n",
-        "| classifier | test samples | test classes | examples given | accuracy |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {name} | unseen | **{classes}** | {result.n_shot} per class | {result.in_words} |"
+        [name, "unseen", f"**{classes}**", f"{result.n_shot} per class", result.in_words]
         for name, classes, result in rows
     ]
-    say("\n".join(lines))
+    say(f"{title}\n\n{markdown(head, lines)}")
     labels = [f"{name}\n({classes} classes)" for name, classes, _ in rows]
     show(
         interval_plot([result for *_, result in rows], chance=1 / n_way, labels=labels),

@@ -22,6 +22,7 @@ from fewshot_lib.core import Episodes, PairedDifference
 from fewshot_lib.course.figures import show
 from fewshot_lib.course.measured import measured_table
 from fewshot_lib.course.plots import COLOURS, MARKERS, difference_plot
+from fewshot_lib.course.records import markdown
 from fewshot_lib.course.schemes import arrow, box, canvas
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.encoders import MaskedLM
@@ -40,10 +41,11 @@ def plain(text: str, most: int = 90) -> str:
 
 def table_of_guesses(ds: ClassDataset, rows: Sequence[int], guesses: Sequence[str]) -> str:
     """Texts, their classes and what a model put into the gap, as a markdown table."""
-    lines = ["| a text of a training class | its class | likeliest words at the gap |", "|---|---|---|"]
-    for row, found in zip(rows, guesses, strict=True):
-        lines.append(f"| {plain(str(ds.inputs[row]))} | {plain(ds.class_names[ds.labels[row]])} | {found} |")
-    return "\n".join(lines)
+    lines = [
+        [plain(str(ds.inputs[row])), plain(ds.class_names[ds.labels[row]]), found]
+        for row, found in zip(rows, guesses, strict=True)
+    ]
+    return markdown(["a text of a training class", "its class", "likeliest words at the gap"], lines)
 
 
 def missing_words(

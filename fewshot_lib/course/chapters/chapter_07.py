@@ -16,6 +16,7 @@ from fewshot_lib.core import EpisodeResults, Episodes, PairedDifference, compare
 from fewshot_lib.course import needs
 from fewshot_lib.course.lesson import Lesson
 from fewshot_lib.course.plots import COLOURS, MARKERS, band_plot
+from fewshot_lib.course.records import markdown
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.encoders import Conv4, TextEncoder, encode, extract_features
 from fewshot_lib.graphs import EpisodeGraph, NodeKind, Relation
@@ -190,8 +191,8 @@ class Contest:
 
     def settings(self) -> str:
         """What was chosen among several, as a table in Markdown."""
-        rows = [f"| {' | '.join(where)} | {_settings(self.chosen[where])} |" for where in self._tuned]
-        return "\n".join(["| situation | opponent | settings |", "|---|---|---|", *rows])
+        rows = [[*where, _settings(self.chosen[where])] for where in self._tuned]
+        return markdown(["situation", "opponent", "settings"], rows)
 
 
 def _settings(method: Any) -> str:

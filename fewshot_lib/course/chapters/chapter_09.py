@@ -12,7 +12,7 @@ from torch import Tensor
 from fewshot_lib import data
 from fewshot_lib.classifier import naming, picture_form, wilson
 from fewshot_lib.course import contest, needs
-from fewshot_lib.course.contest import Entrant, Setting, Table
+from fewshot_lib.course.contest import Entrant, Setting, Table, words_of
 from fewshot_lib.course.figures import show
 from fewshot_lib.course.measured import measured_tables
 from fewshot_lib.course.plots import COLOURS, MARKERS, decision_regions, scatter_classes
@@ -70,12 +70,6 @@ def to_compare(own: ClassDataset, n_way: int, n_shot: int, n_query: int) -> tupl
     if problems := needs.problems(MEASURED, docstrings, n_way, n_shot, n_query):
         raise ValueError("\n".join(problems))
     return docstrings, why
-
-
-def words_of(setting: Setting) -> str:
-    """ "20 ways, 1 shot"."""
-    ways, shots = setting
-    return f"{ways} ways, {shots} shot{'s' * (shots > 1)}"
 
 
 def show_differences(

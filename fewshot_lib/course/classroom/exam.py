@@ -29,7 +29,7 @@ from fewshot_lib import course
 from fewshot_lib.course import answers, exercises
 from fewshot_lib.course.classroom import cells as cutting
 from fewshot_lib.course.classroom.sandbox import Limits, confined
-from fewshot_lib.course.comparison import close, copied, has_ellipsis
+from fewshot_lib.course.comparison import copied, has_ellipsis
 
 Names = dict[str, Any]
 MOST_TEXT, MOST_PARTS = 300, 10_000
@@ -78,7 +78,7 @@ def _hollow_answers(sources: dict[str, str]) -> list[ModuleType]:
 
 
 class Asked(dict):
-    """What a cell gave to ``course.check``: answer, cases, mistakes, rtol, atol. Empty: nothing."""
+    """What a cell gave to ``course.check``: answer, cases, mistakes. Empty: nothing."""
 
 
 def capture(tree: ast.Module, names: Names, shift: int | None = None) -> Asked:
@@ -88,8 +88,8 @@ def capture(tree: ast.Module, names: Names, shift: int | None = None) -> Asked:
     """
     asked = Asked()
 
-    def check(answer: Any, cases: Any, mistakes: Any = None, rtol: float = 1e-4, atol: float = 1e-6) -> None:
-        asked.update(answer=answer, cases=list(cases), mistakes=mistakes or {}, rtol=rtol, atol=atol)
+    def check(answer: Any, cases: Any, mistakes: Any = None) -> None:
+        asked.update(answer=answer, cases=list(cases), mistakes=mistakes or {})
 
     other = cutting.OtherSeeds(shift or 0)
     tree = ast.parse(ast.unparse(tree)) if shift is None else other.visit(ast.parse(ast.unparse(tree)))
@@ -281,7 +281,6 @@ class Judge:
     def __init__(self, asked: Asked) -> None:
         self.asked, reference = asked, asked["answer"].reference
         self.expected = [self._call(reference, i) for i in range(len(asked["cases"]))]
-        self.same = functools.partial(close, rtol=asked["rtol"], atol=asked["atol"])
         mistaken = {text: functools.partial(self._call, wrong) for text, wrong in asked["mistakes"].items()}
         self.mistakes = {text: functools.cache(wrong) for text, wrong in mistaken.items()}
 
@@ -305,7 +304,7 @@ class Judge:
 
         answer = exercises.Exercise(learner, self.expected.__getitem__)
         cases = [(number,) for number in range(len(self.expected))]
-        return exercises.judge(answer, cases, self.mistakes, self.same)
+        return exercises.judge(answer, cases, self.mistakes)
 
     def accepts(self, outcomes: Sequence[dict]) -> bool:
         return self(outcomes)[0] == "ok"

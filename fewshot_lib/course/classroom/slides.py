@@ -21,10 +21,9 @@ from fewshot_lib.course.formulas import css
 from fewshot_lib.course.running.execution import read_notebook
 from fewshot_lib.course.running.pages import Renderer
 from fewshot_lib.course.running.parameters import tags
-from fewshot_lib.course.running.solutions import EXERCISE, SOLUTION
+from fewshot_lib.course.running.solutions import CHECKED, EXERCISE, SOLUTION
 from fewshot_lib.data.cache import write_whole
 
-TOY = "nbval-check-output"
 MOST_PROSE = 360  # characters of running text on a slide: the rest is for reading, not for a wall
 _PROMPT = re.compile(r"(?:^>.*\n?)+", re.MULTILINE)
 _DETAILS = re.compile(r"<details>.*?</details>", re.DOTALL)
@@ -144,7 +143,7 @@ def _short(text: str) -> list[str]:
 
 def _of_code(cell: NotebookNode) -> Iterator[tuple[str, bool]]:
     """Of a code cell: toy code and its numbers, figures, and what the course says in a sentence."""
-    is_toy = TOY in tags(cell)
+    is_toy = CHECKED in tags(cell)
     yield f'<pre class="{"toy" if is_toy else "code"}">{escape(cell.source)}</pre>', False
     for output in cell.outputs:
         data = output.get("data", {})

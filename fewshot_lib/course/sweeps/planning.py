@@ -1,7 +1,6 @@
 """From notebooks and a grid of parameters to points: all is checked here, before anything has started."""
 
 import contextlib
-import hashlib
 import json
 import shlex
 import shutil
@@ -16,7 +15,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from fewshot_lib import data
-from fewshot_lib.core import whole_number
+from fewshot_lib.core import data_facts, whole_number
 from fewshot_lib.course.lesson import resolve_profile
 from fewshot_lib.course.machine import PACKAGE_ROOT
 from fewshot_lib.course.running import output, parameters
@@ -118,9 +117,7 @@ def _data_sets(
 
 def _version(dataset: data.ClassDataset) -> str:
     """A hash of all that episodes are made from."""
-    splits = {split: classes.tolist() for split, classes in dataset.splits.items()}
-    labels = hashlib.sha256(dataset.labels.cpu().numpy().tobytes()).hexdigest()
-    return key_of(dataset.fingerprint(), labels, list(dataset.class_names), splits)
+    return key_of(data_facts(dataset))
 
 
 def existing(folder: Path) -> Path:

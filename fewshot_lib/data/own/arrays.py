@@ -4,7 +4,6 @@ Nothing is guessed about what is missing: a text, a label or a pixel that is non
 counted from 0 as Python counts.
 """
 
-import re
 import reprlib
 import warnings
 from collections import Counter, defaultdict
@@ -15,13 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot_lib.data.dataset import ClassDataset
+from fewshot_lib.data.dataset import ClassDataset, large_classes
 from fewshot_lib.data.own.array_images import images_from
 from fewshot_lib.data.own.class_splits import Split, split_classes
 from fewshot_lib.data.own.labels import tidy
-from fewshot_lib.data.reporting import DataError, first_few
-
-NO_CHARACTER = re.compile("[\0\ud800-\udfff]")  # what no tokenizer reads
+from fewshot_lib.data.own.table_files import NO_CHARACTER
+from fewshot_lib.data.reporting import first_few
 
 
 def from_arrays(
@@ -63,20 +61,6 @@ def from_arrays(
         warnings.warn(f"{name}: {note}.", stacklevel=2)
     target = torch.tensor(ids, dtype=torch.int64)
     return ClassDataset(data, target, kept, splits, name=name, split_family=family)
-
-
-def large_classes(counts: Mapping[str, int], min_examples: int, source: str) -> tuple[list[str], list[str]]:
-    """The classes with at least so many examples, in their order, and a sentence on those that have fewer."""
-    if isinstance(min_examples, bool) or not hasattr(min_examples, "__index__") or min_examples < 1:
-        raise ValueError(f"`min_examples` is {min_examples!r}: use a whole number, 1 or more.")
-    small = [name for name, count in counts.items() if count < min_examples and min_examples > 1]
-    if not small:
-        return list(counts), []
-    found = f"{len(small)} of {len(counts)} classes have fewer than {min_examples} examples"
-    if len(small) == len(counts):
-        raise DataError(f"{source}: {found}, all there are: lower `min_examples`.")
-    listed = first_few(f"{name!r} ({counts[name]})" for name in small)
-    return [c for c in counts if counts[c] >= min_examples], [f"{found} and are left out: {listed}"]
 
 
 def _examples(inputs: Any) -> tuple[Tensor | list[str], list[str]]:

@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot_lib.data.dataset import ClassDataset
-from fewshot_lib.data.own.arrays import large_classes
+from fewshot_lib.data.dataset import ClassDataset, large_classes
 from fewshot_lib.data.own.class_splits import Split, split_classes
 from fewshot_lib.data.own.depths import in_8_bits, ranges_of, to_8_bits
 from fewshot_lib.data.own.folders import Found, find_pictures, visible
@@ -93,12 +92,10 @@ class PictureFiles:
     which is the same for all. Only that is kept of them. notes: what to tell the user.
     """
 
-    def __init__(
-        self, files: Sequence[Path], height: int, width: int, color: bool = False, label: str = "pictures"
-    ) -> None:
+    def __init__(self, files: Sequence[Path], height: int, width: int, color: bool = False) -> None:
         self.files, self._form = list(files), (height, width, color)
         self.shape = (len(self.files), 3 if color else 1, height, width)
-        found = _read_all(self.files, self._form, label, _glance)
+        found = _read_all(self.files, self._form, "pictures", _glance)
         pictures = [picture for picture, _ in found]
         self._ranges, self.notes = ranges_of(pictures, self.files)
         sights = [sight or self._sight(file) for file, (_, sight) in zip(self.files, found, strict=True)]

@@ -3,8 +3,9 @@ import re
 import nbformat
 import pytest
 
-from fewshot_lib.course.authoring.lint import CHECKED, lint
+from fewshot_lib.course.authoring.lint import lint
 from fewshot_lib.course.authoring.normalise import WIDGET_VIEW, normalised
+from fewshot_lib.course.running.solutions import CHECKED
 
 out = nbformat.v4.new_output
 

@@ -6,8 +6,8 @@ import csv
 import torch
 from torch import nn
 
-from fewshot_lib.course import labelling
 from fewshot_lib.course.cli import DATA_OPTIONS
+from fewshot_lib.course.labelling import command
 
 CLASSES = {"refund": "money back", "parcel": "late lost", "price": "cheap cost", "wifi": "network password"}
 VOCABULARY = [*CLASSES, *" ".join(CLASSES.values()).split()]
@@ -29,7 +29,7 @@ class Bag(nn.Module):
 
 def run(*arguments):
     parser = argparse.ArgumentParser()
-    labelling.add_commands(parser.add_subparsers(required=True), DATA_OPTIONS)
+    command.add_commands(parser.add_subparsers(required=True), DATA_OPTIONS)
     parsed = parser.parse_args([str(argument) for argument in arguments])
     return parsed.function(parsed)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_lib.course import labelling, labelling_inputs, labelling_journal
-from fewshot_lib.course.labelling_journal import alone
+from fewshot_lib.course.labelling import command, inputs, journal
+from fewshot_lib.course.labelling.journal import alone
 
 from .helpers import CLASSES, read, run, write
 
@@ -28,11 +28,11 @@ class Killed(BaseException):
 @pytest.mark.parametrize("torn", [b"", b'10,"half a r'])
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_killed_in_the_middle_it_goes_on_where_it_stopped(model, tmp_path, monkeypatch, torn, ending):
-    monkeypatch.setattr(labelling_inputs.Texts, "chunk", 4)
+    monkeypatch.setattr(inputs.Texts, "chunk", 4)
     words = " ".join(CLASSES.values()).split()
     table = write(tmp_path / "new.csv", [["text"], *([f"{words[i % 8]} {i}"] for i in range(30))])
     run("predict", model, table, "--out", tmp_path / f"whole.{ending}")
-    answers, calls = labelling._answers, []
+    answers, calls = command._answers, []
 
     def dies(*arguments):
         calls.append(1)
@@ -40,7 +40,7 @@ def test_killed_in_the_middle_it_goes_on_where_it_stopped(model, tmp_path, monke
             raise Killed
         return answers(*arguments)
 
-    monkeypatch.setattr(labelling, "_answers", dies)
+    monkeypatch.setattr(command, "_answers", dies)
     with pytest.raises(Killed):
         run("predict", model, table, "--out", tmp_path / f"out.{ending}")
     part = tmp_path / f"out.{ending}.part"
@@ -59,10 +59,10 @@ def test_killed_in_the_middle_it_goes_on_where_it_stopped(model, tmp_path, monke
 def test_ctrl_c_says_how_many_rows_are_written_and_the_same_command_goes_on(
     model, tmp_path, monkeypatch, where
 ):
-    monkeypatch.setattr(labelling_inputs.Texts, "chunk", 4)
+    monkeypatch.setattr(inputs.Texts, "chunk", 4)
     table = write(tmp_path / "new.csv", [["text"], *([f"cheap {i}"] for i in range(9))])
     run("predict", model, table, "--out", tmp_path / "whole.csv")
-    owner, name = {"answering": (labelling, "_answers"), "writing": (os, "fsync")}[where]
+    owner, name = {"answering": (command, "_answers"), "writing": (os, "fsync")}[where]
     works, calls = getattr(owner, name), []
 
     def stopped(*arguments):
@@ -102,18 +102,18 @@ def test_nothing_is_overwritten(model, tmp_path):
 def test_a_file_that_appears_meanwhile_stays_and_so_do_the_rows(model, tmp_path, monkeypatch, ending):
     table = write(tmp_path / "new.csv", [["text"], ["cheap"]])
     run("predict", model, table, "--out", tmp_path / f"whole.{ending}")
-    out, answers = tmp_path / f"out.{ending}", labelling._answers
+    out, answers = tmp_path / f"out.{ending}", command._answers
 
     def meanwhile(*arguments):
         out.write_text("of another")
         return answers(*arguments)
 
-    monkeypatch.setattr(labelling, "_answers", meanwhile)
+    monkeypatch.setattr(command, "_answers", meanwhile)
     with pytest.raises(ValueError, match="has appeared meanwhile"):
         run("predict", model, table, "--out", out)
     assert out.read_text() == "of another"
     out.unlink()
-    monkeypatch.setattr(labelling, "_answers", None)  # nothing is left to answer
+    monkeypatch.setattr(command, "_answers", None)  # nothing is left to answer
     run("predict", model, table, "--out", out)
     assert out.read_bytes() == (tmp_path / f"whole.{ending}").read_bytes()
     assert not [file.name for file in tmp_path.iterdir() if ".part" in file.name]
@@ -169,7 +169,7 @@ def test_who_is_killed_holds_no_file(tmp_path):
 
 def test_a_lock_that_was_removed_by_who_held_it_locks_nothing(tmp_path, monkeypatch):
     lock = tmp_path / "out.csv.part.lock"
-    monkeypatch.setattr(labelling_journal, "_lock", lambda file: lock.unlink())
+    monkeypatch.setattr(journal, "_lock", lambda file: lock.unlink())
     with pytest.raises(ValueError, match="is writing"), alone(tmp_path / "out.csv"):
         pass
 
@@ -178,7 +178,7 @@ def test_where_files_cannot_be_locked_that_is_said(model, tmp_path, monkeypatch,
     def unable(file):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(labelling_journal, "_lock", unable)
+    monkeypatch.setattr(journal, "_lock", unable)
     table = write(tmp_path / "new.csv", [["text"], ["cheap"]])
     run("predict", model, table, "--out", tmp_path / "out.csv")
     assert "cannot lock files (No locks available)" in capsys.readouterr().err
@@ -189,8 +189,8 @@ def test_where_files_cannot_be_locked_that_is_said(model, tmp_path, monkeypatch,
 def test_the_files_that_ship_from_training_to_labels_with_the_real_encoder(tmp_path):
     """Also killed for good, by the system, as soon as something is written."""
     body = (
-        "from fewshot_lib.course import cli, labelling_inputs\n"
-        "labelling_inputs.Texts.chunk = 50; raise SystemExit(cli.main())"
+        "from fewshot_lib.course import cli; from fewshot_lib.course.labelling import inputs\n"
+        "inputs.Texts.chunk = 50; raise SystemExit(cli.main())"
     )
 
     def command(*arguments):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fewshot_lib.course import labelling_inputs
+from fewshot_lib.course.labelling import inputs
 from fewshot_lib.data.own.pictures import PictureFiles
 
 from .helpers import read, run, write
@@ -44,7 +44,7 @@ def test_a_folder_is_labelled_a_few_pictures_at_a_time_and_gone_on_with(pictures
     run("fit", pictures, "--out", tmp_path / "seen", "--size", "6x8", "--color")
     run("predict", tmp_path / "seen", pictures, "--out", tmp_path / "whole.csv")
     monkeypatch.setattr("fewshot_lib.data.own.pictures.AT_ONCE", 2)
-    monkeypatch.setattr(labelling_inputs.Pictures, "chunk", 2)
+    monkeypatch.setattr(inputs.Pictures, "chunk", 2)
     read_a_part, parts = PictureFiles.__getitem__, []
 
     def stopped(self, rows):

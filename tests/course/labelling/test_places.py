@@ -12,8 +12,8 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_the_work(model, 
     def never(*_):
         raise AssertionError("it worked before it looked")
 
-    monkeypatch.setattr("fewshot_lib.course.labelling._load", never)
-    monkeypatch.setattr("fewshot_lib.course.labelling._labelled", never)
+    monkeypatch.setattr("fewshot_lib.course.labelling.command._load", never)
+    monkeypatch.setattr("fewshot_lib.course.labelling.command._labelled", never)
     before = sorted(tmp_path.rglob("*"))
     for command, option, ending in (
         (["fit", table], "--out", ""),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fewshot_lib.course import labelling_inputs
+from fewshot_lib.course.labelling import inputs
 
 from .helpers import read, run
 
@@ -82,7 +82,7 @@ KEPT = {
 @pytest.mark.parametrize("large", [False, True])
 def test_rows_come_back_as_they_stand(model, tmp_path, monkeypatch, content, expected, encoding, large):
     if large:
-        monkeypatch.setattr(labelling_inputs, "LARGE", 8)  # bytes: the rest is read from the disk
+        monkeypatch.setattr(inputs, "LARGE", 8)  # bytes: the rest is read from the disk
     (tmp_path / "new.csv").write_bytes(content.encode(encoding))
     run("predict", model, tmp_path / "new.csv", "--out", tmp_path / "out.csv")
     header, *found = read(tmp_path / "out.csv")

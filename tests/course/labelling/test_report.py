@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fewshot_lib import FewShotClassifier
-from fewshot_lib.course.labelling_report import Report
+from fewshot_lib.course.labelling.report import Report
 
 from .helpers import CLASSES, read, run, write
 

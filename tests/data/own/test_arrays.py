@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from fewshot_lib.data.own.arrays import from_arrays, large_classes
+from fewshot_lib.data.dataset import large_classes
+from fewshot_lib.data.own.arrays import from_arrays
 from fewshot_lib.data.reporting import DataError
 
 ALL = {"test": 1.0}

@@ -22,8 +22,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fewshot_lib.course.labelling_formats import format_of
-from fewshot_lib.course.labelling_inputs import Texts
+from fewshot_lib.course.labelling.formats import format_of
+from fewshot_lib.course.labelling.inputs import Texts
 from fewshot_lib.data.dataset import ClassDataset
 from fewshot_lib.data.own.labels import tidy
 from fewshot_lib.data.own.table_files import read_table

@@ -8,7 +8,7 @@
 
 Tables are csv, tsv, JSON, JSON lines or parquet, also compressed; the end of a name says what is written.
 In place of a table, a folder of pictures. ``predict`` reads, answers and writes a chunk of rows at a time;
-what is written stays (``labelling_journal``).
+what is written stays (``journal``).
 """
 
 import argparse
@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_lib import data
 from fewshot_lib.core import whole_number
-from fewshot_lib.course.labelling_formats import format_of, written
-from fewshot_lib.course.labelling_inputs import Pictures, Row, Texts, Unlabelled
-from fewshot_lib.course.labelling_journal import Journal, alone, belonging, need_place, refuse_existing
+from fewshot_lib.course.labelling.formats import format_of, written
+from fewshot_lib.course.labelling.inputs import Pictures, Row, Texts, Unlabelled
+from fewshot_lib.course.labelling.journal import Journal, alone, belonging, need_place, refuse_existing
 from fewshot_lib.data.cache import atomic_write
 from fewshot_lib.data.own.columns import shown
 from fewshot_lib.data.own.labels import tidy
@@ -273,7 +273,7 @@ def _suggest(arguments: argparse.Namespace) -> bool:
 
 
 def _evaluate(arguments: argparse.Namespace) -> bool:
-    from fewshot_lib.course.labelling_report import Report
+    from fewshot_lib.course.labelling.report import Report
 
     if arguments.report is not None:
         need_place("--report", arguments.report)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from fewshot_lib.course.labelling_formats import Format
+from fewshot_lib.course.labelling.formats import Format
 from fewshot_lib.data.cache import atomic_write
 
 if sys.platform == "win32":

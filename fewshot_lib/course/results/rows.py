@@ -6,7 +6,7 @@ are averaged over the sets first, for one model serves them all.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +29,12 @@ class Estimate(NamedTuple):
 
     def __str__(self) -> str:
         return f"{100 * self.mean:.1f} ± {100 * self.half:.1f}"
+
+
+def over_sets(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean over data sets, whose episodes are independent: the squares of the halves add up."""
+    n = len(estimates)
+    return Estimate(sum(e.mean for e in estimates) / n, math.hypot(*(e.half for e in estimates)) / n)
 
 
 class Row(NamedTuple):
@@ -82,6 +88,13 @@ def rows_of(cells: Sequence[Cell], family: str) -> list[Row]:
     return sorted(rows, key=lambda row: (row.encoder, row.kind, -len(row.cells), _accuracy(row)))
 
 
+def highest_of(rows: Iterable[Row], n_shot: int) -> tuple[Estimate, Row] | None:
+    """The highest mean of the four sets, and its row; None where no row has them all."""
+    found = [(row.estimate(FOUR, n_shot), row) for row in rows]
+    complete = [(estimate, row) for estimate, row in found if estimate is not None]
+    return max(complete, key=lambda pair: pair[0].mean, default=None)
+
+
 def encoder_of(cell: Cell) -> str:
     """As the tables name it; how many tokens it read is said where they are not ``TOKENS``."""
     tuned = "" if cell["tuned"] == "frozen" else f", {cell['tuned']}"
@@ -95,7 +108,7 @@ def _accuracy(row: Row) -> float:
 
 
 def signed(difference: Estimate | None) -> str:
-    """In points."""
+    """A difference in points, "+1.2 ± 0.3"; "–": of the baseline from itself."""
     if difference is None:
         return NOT_RUN
     return "–" if not any(difference) else f"{100 * difference.mean:+.1f} ± {100 * difference.half:.1f}"

@@ -1,10 +1,9 @@
 """The words of RESULTS.md: tables of a split family, what was aimed at, how it was measured."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from fewshot_lib.course.records import markdown
-from fewshot_lib.course.results_rows import (
+from fewshot_lib.course.results.rows import (
     BASELINE,
     FOUR,
     NOT_RUN,
@@ -13,11 +12,13 @@ from fewshot_lib.course.results_rows import (
     Cell,
     Estimate,
     encoder_of,
+    highest_of,
     mean_of,
+    over_sets,
     rows_of,
     signed,
 )
-from fewshot_lib.course.results_short import among, cases, coverage, highest, other_texts
+from fewshot_lib.course.results.short import among, cases, coverage, highest, other_texts
 
 FAMILIES = {
     "bao": "Bao et al. (2020): test classes of other domains than training classes",
@@ -87,7 +88,7 @@ def page(
             f"## Split family `{family}`",
             f"{meaning}. The highest rows, looked up on the test episodes:",
             highest(cells, family, published),
-            folded("All rows", family_table(cells, family, published)),
+            folded(family_table(cells, family, published)),
         ]
     if prompts:
         parts += [
@@ -96,7 +97,7 @@ def page(
             f"{_numbers(prompts, 'episodes')} episodes of their own; ± half the 95 % interval, over these "
             "alone: one training. The highest rows of each model:",
             highest_prompts(prompts),
-            folded("All rows", prompt_table(prompts)),
+            folded(prompt_table(prompts)),
             "With paired differences, and how they were measured: "
             "[benchmarks/metaprompting.md](benchmarks/metaprompting.md).",
         ]
@@ -122,10 +123,10 @@ def page(
     return "\n\n".join(parts) + "\n"
 
 
-def folded(summary: str, table: str) -> str:
-    """A table that a reader opens."""
+def folded(table: str) -> str:
+    """A table of all rows, with their number, that a reader opens."""
     n_rows = len(table.splitlines()) - 2
-    return f"<details>\n<summary>{summary} ({n_rows})</summary>\n\n{table}\n\n</details>"
+    return f"<details>\n<summary>All rows ({n_rows})</summary>\n\n{table}\n\n</details>"
 
 
 def family_table(cells: Sequence[Cell], family: str, published: Sequence[Mapping[str, str]]) -> str:
@@ -160,9 +161,8 @@ def prompt_rows(lines: Sequence[Mapping[str, str]]) -> dict[tuple[str, ...], lis
     rows: dict[tuple[str, ...], list[Estimate | None]] = {}
     for row, by_set in found.items():
         of_all = [by_set[name] for name in FOUR if name in by_set]
-        half = math.hypot(*(each.half for each in of_all)) / len(FOUR)
-        mean = Estimate(sum(each.mean for each in of_all) / len(FOUR), half)
-        rows[row] = [*(by_set.get(name) for name in FOUR), mean if len(of_all) == len(FOUR) else None]
+        mean = over_sets(of_all) if len(of_all) == len(FOUR) else None
+        rows[row] = [*(by_set.get(name) for name in FOUR), mean]
     return rows
 
 
@@ -186,13 +186,12 @@ def aims(cells: Sequence[Cell]) -> Iterable[list[str]]:
     """Of every aim: the highest row that is complete, and how far it is."""
     for (family, kind), aim in TARGETS.items():
         for n_shot, target in aim.items():
-            found = [(row.estimate(FOUR, n_shot), row) for row in rows_of(cells, family) if row.kind == kind]
-            complete = [(estimate, row) for estimate, row in found if estimate is not None]
             line = [family, kind, str(n_shot), f"{target:.1f}"]
-            if not complete:
+            rows = (row for row in rows_of(cells, family) if row.kind == kind)
+            if (found := highest_of(rows, n_shot)) is None:
                 yield [*line, NOT_RUN, NOT_RUN, NOT_RUN]
                 continue
-            estimate, row = max(complete, key=lambda pair: pair[0].mean)
+            estimate, row = found
             yield [*line, f"{row.method}, {row.encoder}", str(estimate), verdict(estimate, target)]
 
 

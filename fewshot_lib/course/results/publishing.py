@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_lib.course.records import csv_table
-from fewshot_lib.course.results_page import page, telling
-from fewshot_lib.course.results_rows import Cell
+from fewshot_lib.course.results.page import page, telling
+from fewshot_lib.course.results.rows import Cell
 from fewshot_lib.data.cache import write_whole
 from fewshot_lib.data.reporting import DataError
 

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from fewshot_lib.course.records import markdown
-from fewshot_lib.course.results_rows import (
+from fewshot_lib.course.results.rows import (
     BASELINE,
     FOUR,
     NOT_RUN,
@@ -13,6 +13,7 @@ from fewshot_lib.course.results_rows import (
     Cell,
     Row,
     encoder_of,
+    highest_of,
     mean_of,
     rows_of,
     signed,
@@ -68,12 +69,10 @@ def highest(cells: Sequence[Cell], family: str, published: Sequence[Mapping[str,
     lines = []
     for kind in KINDS:
         for n_shot in SHOTS:
-            found = [(row.estimate(FOUR, n_shot), row) for row in rows if _of_kind(row, kind)]
-            complete = [(estimate, row) for estimate, row in found if estimate is not None]
-            if not complete:
+            if (found := highest_of((row for row in rows if _of_kind(row, kind)), n_shot)) is None:
                 line = [NOT_RUN] * 5
             else:
-                estimate, row = max(complete, key=lambda pair: pair[0].mean)
+                estimate, row = found
                 gap = signed(row.estimate(FOUR, n_shot, "minus_names"))
                 line = [row.method, row.encoder, row.seeds, str(estimate), gap]
             paper = best_published(published, family, kind, n_shot)
