@@ -233,6 +233,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def _new_label(self, label: Any) -> Any:
         """The label of a class that there was not, of the same type as the others."""
+        if np.ndim(label):
+            raise ValueError(f"`label` is {label!r}: add one class at a time.")
         label = tidied(label)
         if label in self.classes_.tolist():
             raise ValueError(f"`label` is {label!r}, which is a class already: fit anew to change it.")

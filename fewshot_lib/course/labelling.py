@@ -301,10 +301,9 @@ def _evaluate(arguments: argparse.Namespace) -> bool:
         raise ValueError(f"No label of {arguments.source} is a class of {arguments.model}: {fix}.")
     features = classifier._encode(inputs, "encoding")
     probabilities = classifier._probabilities(classifier._logits(features)).numpy()
-    report = Report.of(known, probabilities, labels, inputs)
+    n_learnt = int(are_examples(features, classifier.features_).sum())
+    report = Report.of(known, probabilities, labels, inputs, n_learnt)
     print(report.in_words)
-    if n := int(are_examples(features, classifier.features_).sum()):
-        _note(f"{n:,} of {len(labels):,} are examples that it has learnt from: of others fewer may be right.")
     if arguments.report is not None:
         with atomic_write(arguments.report) as part:
             names = [Path(place).resolve().name for place in (arguments.model, arguments.source)]

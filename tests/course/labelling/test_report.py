@@ -67,14 +67,15 @@ def test_how_many_are_no_test_is_said(model, pictures, tmp_path, capsys, monkeyp
     """What it has learnt from is answered right by heart."""
     learnt = read(tmp_path / "train.csv")
     table = write(tmp_path / "test.csv", [*learnt[:3], ["cheap and late", "price"]])
-    run("evaluate", model, table)
-    assert "note: 2 of 3 are examples that it has learnt from" in capsys.readouterr().err
+    run("evaluate", model, table, "--report", tmp_path / "report.html")
+    assert "2 of them are examples that it has learnt from" in capsys.readouterr().out
+    assert "2 of them are examples" in (tmp_path / "report.html").read_text(encoding="utf-8")
     run("evaluate", model, write(tmp_path / "other.csv", [learnt[0], ["cheap and late", "price"]]))
-    assert "learnt from" not in capsys.readouterr().err
+    assert "learnt from" not in capsys.readouterr().out
     monkeypatch.setattr("fewshot_lib.encoders.PhotoEncoder.installed", staticmethod(lambda: False))
     run("fit", pictures, "--out", tmp_path / "seen", "--size", "6x8", "--color")
     run("evaluate", tmp_path / "seen", pictures)
-    assert "note: 12 of 12 are examples that it has learnt from" in capsys.readouterr().err
+    assert "12 of them are examples that it has learnt from" in capsys.readouterr().out
 
 
 def test_the_report_counts_and_escapes():
