@@ -12,4 +12,5 @@ from fewshot_lib.classifier.explanation import Explanation
 from fewshot_lib.classifier.held_out import HeldOut, wilson
 from fewshot_lib.classifier.inputs import picture_form
 from fewshot_lib.classifier.tuning import TunedEncoder
+from fewshot_lib.classifier.unlabelled import are_examples
 from fewshot_lib.classifier.words import WithWords, Words, without_words

@@ -8,6 +8,7 @@ one large episode, what is to be labelled are its queries, and any method of the
 scikit-learn's interface throughout.
 """
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
@@ -33,6 +34,7 @@ from fewshot_lib.classifier.inputs import (
     features_of,
     files_of,
     in_memory,
+    is_image,
     labelled_folder,
     picture_form,
     recognise,
@@ -40,7 +42,7 @@ from fewshot_lib.classifier.inputs import (
 from fewshot_lib.classifier.labels import as_labels, tidied
 from fewshot_lib.classifier.onnx import to_onnx
 from fewshot_lib.classifier.suggestion import suggest
-from fewshot_lib.classifier.unlabelled import WithUnlabelled, without_examples
+from fewshot_lib.classifier.unlabelled import WithUnlabelled, are_examples, without_examples
 from fewshot_lib.classifier.words import WEIGHT, WithWords, encoded_names, with_words, without_words
 from fewshot_lib.core import Method, positive, whole_number
 from fewshot_lib.data.own.pictures import AT_ONCE, PictureFiles
@@ -185,12 +187,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def _training_set(self, X: Any, y: Any) -> tuple[str, Any, np.ndarray]:
         """The kind of inputs, the inputs, and their labels, counted from 0; sets ``classes_``."""
         form = picture_form(self.encoder, self.size, self.color)
-        if y is None and isinstance(X, str | Path) and Path(X).is_dir():
-            X, y = labelled_folder(Path(X), *form)
+        if y is None and isinstance(X, str | Path) and os.path.isdir(folder := os.path.expanduser(X)):
+            X, y = labelled_folder(Path(folder), *form)
         kind, inputs = recognise(X, *form)
         if kind == "features":
             # of y only whether there is one: this would make floats of pandas' whole numbers
-            inputs = validate_data(self, X, None if y is None else "no_validation")
+            inputs = validate_data(self, inputs, None if y is None else "no_validation")
         elif y is None:
             raise ValueError("`y` is None: give the label of every input.")
         y = as_labels(y, len(inputs))
@@ -231,6 +233,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def _new_label(self, label: Any) -> Any:
         """The label of a class that there was not, of the same type as the others."""
+        if np.ndim(label):
+            raise ValueError(f"`label` is {label!r}: add one class at a time.")
         label = tidied(label)
         if label in self.classes_.tolist():
             raise ValueError(f"`label` is {label!r}, which is a class already: fit anew to change it.")
@@ -384,18 +388,26 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             yield self._labelled(self._scores(self._given(part)), reject)
 
     def suggest(self, pool: Any, n: int = 20) -> np.ndarray:
-        """Which n inputs of an unlabelled pool to label next: their rows (n,), the most useful first."""
+        """Which n inputs of a pool to label next: their rows (n,), the most useful first.
+
+        What it has learnt from is passed over, so a pool may hold what was labelled since.
+        """
         inputs = self._given(pool)
         whole_number(1, n=n)
         features = self._encode(inputs, "encoding the pool")
-        return suggest(self._probabilities(self._logits(features)), features, n).numpy()
+        rows = (~are_examples(features, self.features_)).nonzero()[:, 0]
+        features = features[rows]
+        return rows[suggest(self._probabilities(self._logits(features)), features, n)].numpy()
 
     def explain(self, x: Any, n: int = 5) -> Explanation:
         """Why one input got its label: its nearest examples, and what they and the names added to it."""
         check_is_fitted(self)
         whole_number(1, n=n)
-        features = self._encode(self._given([x] if isinstance(x, str | Path) else np.asarray(x)[None]))
-        return explain(self, features, n)
+        one = [x] if isinstance(x, str | Path) or is_image(x) else np.asarray(x)[None]
+        if isinstance(one, np.ndarray) and (self.kind_ == "texts" or one.dtype.kind not in "biuf"):
+            fix = f"give one of the {self.kind_} at a time, such as x[0]"
+            raise ValueError(f"`x` is a {type(x).__name__}: {fix}.")
+        return explain(self, self._encode(self._given(one)), n)
 
     def _given(self, X: Any) -> Any:
         """X recognised and checked, as in ``fit``; of picture files, a few are in memory at a time."""
@@ -403,10 +415,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return self._recognised(X, PictureFiles)
 
     def _recognised(self, X: Any, reader: Callable[..., Any] = in_memory) -> Any:
-        if self.kind_ == "features":
-            return validate_data(self, X, reset=False)
         channels, height, width = self.picture_shape_ or (1, 1, 1)
         kind, inputs = recognise(X, height, width, channels == 3, self.kind_ == "texts", reader)
+        if self.kind_ == kind == "features":
+            return validate_data(self, inputs, reset=False)
         if kind != self.kind_ and len(inputs):
             raise ValueError(f"`X` holds {kind}, and this classifier was fitted on {self.kind_}.")
         if kind == "pictures" and tuple(inputs.shape[1:]) != self.picture_shape_:
@@ -484,7 +496,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def save(self, folder: str | Path) -> None:
         """Writes the classifier to a folder of two files, JSON and safetensors; no pickle. See ``saving``."""
         check_is_fitted(self)
-        saving.save(self, Path(folder))
+        saving.save(self, Path(os.path.expanduser(folder)))
 
     def to_onnx(self, path: str | Path) -> float:
         """Writes encoder, head and calibration to one ONNX file, to be used without torch: see ``onnx``.
@@ -492,14 +504,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         Returns the largest difference of a probability from that of ``predict_proba``, on the examples.
         """
         check_is_fitted(self)
-        return to_onnx(self, Path(path))
+        return to_onnx(self, Path(os.path.expanduser(path)))
 
     @classmethod
     def load(
         cls, folder: str | Path, *, method: Method | None = None, encoder: nn.Module | None = None
     ) -> Self:
         """The classifier that was saved; method, encoder: where they are modules of your own."""
-        return saving.load(cls(), Path(folder), method, encoder)
+        return saving.load(cls(), Path(os.path.expanduser(folder)), method, encoder)
 
 
 def _share(name: str, value: float) -> None:

@@ -16,6 +16,7 @@ from fewshot_lib.classifier.words import WithWords
 from fewshot_lib.prototypes import NamesAsExamples
 
 MOST_WORDS = 3
+LETTERS = 100  # of a text, where an explanation is printed
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ class Explanation:
             said = ", ".join(f"{piece} {added:+.2f}" for piece, added in self.words)
             lines.append(f"words that add to its lead: {said}")
         for row, label, text, cosine in self.nearest:
-            lines.append(f"  {cosine:.2f}  {label}: {f'row {row}' if text is None else text}")
+            shown = f"row {row}" if text is None else " ".join(text[: 2 * LETTERS].split())
+            cut = " …" if len(shown) > LETTERS else ""
+            lines.append(f"  {cosine:.2f}  {label}: {shown[:LETTERS]}{cut}")
         return "\n".join(lines)
 
 

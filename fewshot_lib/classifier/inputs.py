@@ -1,6 +1,6 @@
 """What a person hands over, recognised and turned into features: texts, pictures, or features already.
 
-    texts       a list, an array or a pandas column of strings, also as a table of one column
+    texts       a list, an array or a column of strings (pandas, polars, pyarrow), also as a table of one
     pictures    (n, height, width) or (n, channels, height, width), a list of pictures of one shape (numpy,
                 torch, Pillow), paths of picture files, or a folder
     features    a table of numbers (n, d): numpy, torch, pandas
@@ -9,7 +9,7 @@ Features are numbers that somebody else computed: only they go through scikit-le
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, MappingView, Sequence, Set
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fewshot_lib.core import pick_device
 from fewshot_lib.data.own.folders import pictures_below
 from fewshot_lib.data.own.pictures import PictureFiles, from_folder, read_pictures, sides
+from fewshot_lib.data.own.table_files import filled
 from fewshot_lib.data.reporting import first_few
 from fewshot_lib.encoders import PhotoEncoder, TextEncoder, encode
 
@@ -57,9 +58,9 @@ def recognise(
         return "pictures", X
     if isinstance(X, str | Path):
         X = files_of(X)
-    if isinstance(X, Iterator | Set):
+    if isinstance(X, Iterator | Set | Mapping | MappingView) and not hasattr(X, "shape"):
         raise ValueError(f"`X` is a {type(X).__name__}, without rows to count: give a list, such as list(X).")
-    X = _column(X.detach().cpu().numpy() if isinstance(X, Tensor) else X)
+    X = _column(_array(X) if isinstance(X, Tensor) else X)
     values = X.tolist() if getattr(X, "ndim", 0) == 1 else X
     if isinstance(values, list | tuple) and any(map(_is_text, values)):
         if _are_paths(values) and not (of_texts and not any(map(os.path.isfile, values))):
@@ -69,15 +70,17 @@ def recognise(
         X = _stacked(values)
     if isinstance(X, np.ndarray) and X.ndim > 2:
         return "pictures", _pictures(X)
+    if not hasattr(X, "__len__") and is_image(X):
+        raise ValueError("`X` is one picture: give a list, [X].")
     return "features", X
 
 
 def files_of(folder: str | Path, argument: str = "X") -> list[Path]:
     """The picture files below a folder. ValueError names the argument where it is none: a text, a table."""
-    if not Path(folder).is_dir():
+    if not os.path.isdir(path := os.path.expanduser(folder)):
         fix = f"give a list, [{argument}] for one input, or a column of a table, pandas.read_csv(…)['text']"
         raise ValueError(f"`{argument}` is {str(folder)!r}, which is no folder of pictures: {fix}.")
-    return pictures_below(Path(folder))
+    return pictures_below(Path(path))
 
 
 def chunks(inputs: Any, size: int) -> Iterator[Any]:
@@ -86,7 +89,7 @@ def chunks(inputs: Any, size: int) -> Iterator[Any]:
     Arrays and tables are cut, so that columns keep their names; of others only one part is in memory.
     """
     rows = getattr(inputs, "iloc", inputs)
-    if rows is not inputs or isinstance(inputs, np.ndarray | Tensor | PictureFiles):
+    if hasattr(inputs, "__array__") or isinstance(inputs, PictureFiles):
         yield from (rows[start : start + size] for start in range(0, len(inputs), size))
         return
     remaining = iter(inputs)
@@ -168,11 +171,12 @@ def features_of(encoder: nn.Module, inputs: list[str] | Tensor | PictureFiles, l
 
 
 def _are_paths(values: Sequence) -> bool:
-    """Whether all are paths or end like picture files, there or not: among other texts such a one is a text.
+    """Whether all are paths, or texts that end like picture files or name files that are there.
 
-    So it is where it stands alone, has a blank and is no file: "see the attached screenshot.png".
+    Among other texts such a one is a text. So it is where it stands alone, has a blank and is no file: "see
+    the attached screenshot.png".
     """
-    if not all(isinstance(value, Path) or _ends_like_picture(value) for value in values):
+    if not all(isinstance(value, Path) or _ends_like_picture(value) or _is_file(value) for value in values):
         return False
     first = values[0]
     return len(values) > 1 or isinstance(first, Path) or " " not in first or os.path.isfile(first)
@@ -180,6 +184,11 @@ def _are_paths(values: Sequence) -> bool:
 
 def _ends_like_picture(value: object) -> bool:
     return isinstance(value, str) and Path(value).suffix.lower() in PICTURES
+
+
+def _is_file(value: object) -> bool:
+    """A name with an ending, so that no single word is taken for a file that is called so."""
+    return isinstance(value, str) and bool(Path(value).suffix) and os.path.isfile(value)
 
 
 def _there(paths: Sequence[str | Path]) -> list[Path]:
@@ -191,9 +200,9 @@ def _there(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def _column(X: Any) -> Any:
-    """The texts of a table of one column, which may be a frame, an array or a list of rows; else X as it is.
+    """The texts of a column or of a table of one, whoever made it, or of a list of rows; else X as it is.
 
-    ValueError: a frame has texts beside other columns.
+    ValueError: a table has texts beside other columns.
     """
     if hasattr(X, "iloc") and X.ndim == 2:
         texts = [name for name, column in X.items() if _holds_texts(column)]
@@ -201,12 +210,17 @@ def _column(X: Any) -> Any:
             found = f"{X.shape[1]} columns, with texts in {first_few(map(repr, texts))}"
             raise ValueError(f"`X` has {found}: give one column of texts, such as X[{texts[0]!r}].")
         return X.iloc[:, 0] if texts else X
-    if isinstance(X, np.ndarray) and X.ndim == 2 and X.shape[1] == 1 and _holds_texts(X[:, 0]):
-        return X[:, 0]
     if isinstance(X, list | tuple) and all(isinstance(row, list | tuple) and len(row) == 1 for row in X):
         values = np.array([row[0] for row in X], dtype=object)
         return values if _holds_texts(values) else X
-    return X
+    values = np.asarray(X) if hasattr(X, "__array__") else X  # polars', pyarrow's, a column of pandas
+    if not isinstance(values, np.ndarray) or not (values.ndim in (1, 2) and _holds_texts(values.ravel())):
+        return X
+    if values.ndim == 2 and values.shape[1] > 1:
+        raise ValueError(
+            f"`X` has {values.shape[1]} columns, with texts among them: give one column of texts."
+        )
+    return values.ravel()
 
 
 def _holds_texts(column: Any) -> bool:
@@ -219,10 +233,11 @@ def _is_text(value: object) -> bool:
 
 
 def _is_picture(value: object) -> bool:
-    return value.ndim > 1 if isinstance(value, np.ndarray | Tensor) else _is_image(value)
+    return value.ndim > 1 if isinstance(value, np.ndarray | Tensor) else is_image(value)
 
 
-def _is_image(value: object) -> bool:
+def is_image(value: object) -> bool:
+    """Whether Pillow made it."""
     from PIL import Image  # here: texts need no pictures
 
     return isinstance(value, Image.Image)
@@ -238,18 +253,24 @@ def _stacked(values: Sequence) -> np.ndarray:
     return np.stack(arrays)
 
 
-def _array(picture: Any, row: int) -> np.ndarray:
-    if isinstance(picture, Tensor):
-        return picture.detach().cpu().numpy()
-    if _is_image(picture) and picture.mode not in ("L", "RGB"):  # numbers of a palette are no colours
-        found = f"an image of mode {picture.mode!r} in row {row} (counted from 0)"
+def _array(given: Any, row: int = 0) -> np.ndarray:
+    """A tensor, or the picture of a row, upright, as an array."""
+    if isinstance(given, Tensor):
+        given = given.detach().cpu()
+        return (given.float() if given.dtype == torch.bfloat16 else given).numpy()  # numpy has none
+    if not is_image(given):
+        return np.asarray(given)
+    if given.mode not in ("L", "RGB"):  # numbers of a palette are no colours
+        found = f"an image of mode {given.mode!r} in row {row} (counted from 0)"
         raise ValueError(f'`X` holds {found}: convert("RGB") it, or convert("L") to grey.')
-    return np.asarray(picture)
+    from PIL import ImageOps
+
+    return np.asarray(ImageOps.exif_transpose(given))
 
 
 def _texts(values: Sequence) -> list[str]:
     for row, value in enumerate(values):
-        if not isinstance(value, str) or not value.strip():
+        if not isinstance(value, str) or not filled(value):
             found = "empty" if isinstance(value, str) else f"{value!r}, no text"
             raise ValueError(f"`X` is {found} in row {row} (counted from 0): fill it in or leave it out.")
     return [str(value) for value in values]

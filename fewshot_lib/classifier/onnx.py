@@ -108,8 +108,8 @@ class Answers(nn.Module):
 def to_onnx(classifier: Any, path: Path) -> float:
     """Writes the file; returns the largest difference of a probability from torch's, on up to 256 inputs.
 
-    ValueError for what has no such form: a transductive method, one that trains at every call, an encoder of
-    texts that reads no tokens.
+    ValueError for a path that is a folder, and for what has no such form: a transductive method, one that
+    trains at every call, an encoder of texts that reads no tokens.
     """
     with extra("onnx"):
         import onnxruntime
@@ -118,13 +118,17 @@ def to_onnx(classifier: Any, path: Path) -> float:
     tokenizer = tokenizer_of(classifier.encoder_) if classifier.kind_ == "texts" else None
     given, inputs = examples(classifier, tokenizer)
     facts = {"format": FORMAT, "kind": classifier.kind_, "labels": json.dumps(classifier.classes_.tolist())}
-    program = _exported(classifier, inputs)
-    program.model.metadata_props.update(
-        facts if tokenizer is None else facts | {"tokenizer": tokenizer.to_str()}
-    )
-    with _quiet():
-        ours = classifier._probabilities(classifier._logits(classifier._encode(given)))
-    with atomic_write(path) as temporary:
+    if path.is_dir():
+        raise ValueError(
+            f"`path` is {str(path)!r}, a folder: name a file, such as {str(path / 'model.onnx')!r}."
+        )
+    with atomic_write(path) as temporary:  # around all: where nothing can be written, that is known at once
+        program = _exported(classifier, inputs)
+        program.model.metadata_props.update(
+            facts if tokenizer is None else facts | {"tokenizer": tokenizer.to_str()}
+        )
+        with _quiet():
+            ours = classifier._probabilities(classifier._logits(classifier._encode(given)))
         program.save(temporary)
         session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
         theirs = session.run(None, dict(zip(NAMES[classifier.kind_], map(np.asarray, inputs), strict=True)))[

@@ -74,7 +74,7 @@ def save(classifier: Any, folder: Path) -> None:
         "format": "fewshot_lib classifier",
         "version": VERSION,
         "kind": classifier.kind_,
-        "classes": _plain_labels(classifier.classes_),
+        "classes": classifier.classes_.tolist(),
         "label_type": classifier.classes_.dtype.str,
         "names": classifier.names_,
         "inputs": classifier.inputs_,
@@ -340,13 +340,6 @@ def _restored_encoder(about: dict[str, Any], classifier: Any, tensors: dict[str,
 
 def _of(part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
-
-
-def _plain_labels(classes: np.ndarray) -> list:
-    if classes.dtype.kind not in LABELS:
-        fix = "use texts or whole numbers as labels"
-        raise ValueError(f"`y` had labels of {classes.dtype}, which cannot be saved: {fix}.")
-    return classes.tolist()
 
 
 def _columns(classifier: Any) -> dict[str, Any]:

@@ -53,5 +53,11 @@ class WithUnlabelled(NamesAsExamples):
 
 def without_examples(pool: Tensor, examples: Tensor) -> Tensor:
     """The pool (U, d) less what is an example, too: held out, it would have been seen all the same."""
-    cosines = F.normalize(pool, dim=-1) @ F.normalize(examples.to(pool), dim=-1).T
-    return pool[(cosines < 1 - 1e-6).all(1)]
+    return pool[~are_examples(pool, examples)]
+
+
+def are_examples(features: Tensor, examples: Tensor) -> Tensor:
+    """Which features (m, d) are those of an example (n, d), as far as computing tells them apart: (m,)."""
+    unit = F.normalize(examples.to(features), dim=-1).T
+    parts = (F.normalize(part, dim=-1) @ unit for part in features.split(1024))
+    return torch.cat([(cosines >= 1 - 1e-6).any(1) for cosines in parts])

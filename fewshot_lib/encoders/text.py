@@ -25,6 +25,7 @@ from fewshot_lib.encoders.installed import weights_of
 from fewshot_lib.encoders.mpnet import mpnet_path
 
 # model.safetensors on the hub
+MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"  # the same file: there is nothing to download
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 LONGEST = 512  # tokens, where nobody says how many: time and memory of attention grow with their square
@@ -232,7 +233,7 @@ def minilm_path() -> Path:
 
 def _folder_of(source: str | Path) -> str | Path:
     """Where a source lies that the course knows by name; of any other it is the source itself."""
-    known = {"minilm": minilm_path, "mpnet": mpnet_path}
+    known = {"minilm": minilm_path, MINILM_HUB_ID: minilm_path, "mpnet": mpnet_path}
     return known[source]() if isinstance(source, str) and source in known else source
 
 

@@ -73,6 +73,7 @@ def test_warnings_point_at_who_called():
     ("label", "message"),
     [
         (7, "`label` is 7, and the other labels are texts"),
+        (["net", "desk"], r"`label` is \['net', 'desk'\]: add one class at a time"),
         (None, "`y` is None in row 0"),
         (float("nan"), "nan in row 0"),
         ("  ", "every input needs a label"),

@@ -273,6 +273,35 @@ def test_an_explanation_names_the_nearest_and_the_share_of_the_names(fitted):
     assert FewShotClassifier(cosine_prototypes, encoder=Bag()).fit(X, Y).explain("x").name_share is None
 
 
+def test_an_explanation_is_of_one_input_and_shows_the_beginning_of_its_texts(fitted):
+    for several in (X, np.array(X), pandas.Series(X)):
+        with pytest.raises(ValueError, match=f"`x` is a {type(several).__name__}: give one of the texts"):
+            fitted.explain(several)
+    long = FewShotClassifier(encoder=Bag()).fit([*X, "my password\n" * 999], [*Y, "account"])
+    shown = str(long.explain("password", n=2)).splitlines()
+    assert len(shown) == 4 and max(map(len, shown)) < 130 and "my password my password" in "".join(shown)
+    seen = FewShotClassifier(encoder="pixels").fit(np.eye(4).reshape(4, 2, 2), [0, 0, 1, 1])
+    with pytest.raises(ValueError, match="`x` is a list: give one of the pictures"):
+        seen.explain(["a.png", "b.png"])
+
+
+def test_suggested_is_what_it_has_not_learnt_from(fitted):
+    pool = [*X, "it is cheap and late", "login with a password", X[0]]
+    assert sorted(fitted.suggest(pool)) == [len(X), len(X) + 1]
+    assert fitted.suggest(X).tolist() == []
+
+
+def test_a_home_folder_is_found_where_no_shell_looks_for_it(fitted, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    fitted.save("~/model")
+    assert FewShotClassifier.load("~/model", encoder=Bag()).predict(X).tolist() == fitted.predict(X).tolist()
+    for i, place in enumerate(["seen/a/1.png", "seen/b/2.png"]):
+        (tmp_path / place).parent.mkdir(parents=True)
+        Image.fromarray(np.eye(4, k=i, dtype=np.uint8)).save(tmp_path / place)
+    assert len(FewShotClassifier(encoder="pixels").fit("~/seen").predict("~/seen/a")) == 1
+
+
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [

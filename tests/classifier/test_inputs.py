@@ -1,5 +1,6 @@
 """What people hand over: read as what it is, or refused with the argument, the value and the fix."""
 
+import enum
 import tracemalloc
 from pathlib import Path
 
@@ -129,6 +130,73 @@ def test_a_table_of_one_column_of_texts_is_its_texts(table):
     assert recognise(table) == ("texts", TEXTS)
 
 
+class Column:
+    """A column of a library that is not known here: it has rows, and becomes an array."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.values, dtype=dtype or object)
+
+    def __len__(self):
+        return len(self.values)
+
+    def __getitem__(self, rows):
+        return Column(self.values[rows])
+
+
+@pytest.mark.parametrize(
+    "of", [Column, lambda texts: Column([[text] for text in texts]), "pyarrow", "polars"]
+)
+def test_a_column_of_texts_is_one_whoever_made_it(of):
+    if isinstance(of, str):
+        library = pytest.importorskip(of)
+        of = library.array if of == "pyarrow" else library.Series
+    assert recognise(of(TEXTS)) == ("texts", TEXTS)
+    texts = [*TEXTS, "a fee", "a wifi"]
+    clf = FewShotClassifier(encoder=Length(), names=None).fit(of(texts), pandas.Series(["a", "b"] * 2))
+    assert [len(part.label) for part in clf.stream(of(texts), chunk=3)] == [3, 1]
+    with pytest.raises(ValueError, match="`X` is None, no text in row 1"):
+        clf.predict(of(["the fee", None]))
+
+
+def test_a_text_of_what_cannot_be_seen_is_empty():
+    with pytest.raises(ValueError, match="`X` is empty in row 1"):
+        recognise(["the fee", "\u200b \ufeff"])
+
+
+@pytest.mark.parametrize("name", ["letter.heic", "letter.txt"])
+def test_names_of_files_that_are_there_are_no_texts_to_learn_from(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file in (name, f"my {name}"):
+        Path(file).write_bytes(b"words")
+        assert recognise([file, "words"])[0] == "texts"
+    with pytest.raises(ValueError, match=f"{name} cannot be read as a picture"):
+        FewShotClassifier().fit([name, f"my {name}"], ["a", "b"])
+    assert recognise([Path(name).stem] * 2)[0] == "texts"
+
+
+def test_a_picture_that_lies_on_its_side_stands_upright_from_a_file_and_from_memory(tmp_path):
+    turned = Image.Exif()
+    turned[274] = 6  # a telephone that was held upright
+    Image.fromarray(PICTURES[0]).save(tmp_path / "a.png", exif=turned)
+    from_file = recognise([tmp_path / "a.png"], 6, 8, True)[1]
+    np.testing.assert_array_equal(recognise([Image.open(tmp_path / "a.png")])[1], from_file)
+
+
+def test_one_picture_is_asked_for_as_a_list():
+    with pytest.raises(ValueError, match=r"`X` is one picture: give a list, \[X\]"):
+        recognise(Image.fromarray(PICTURES[0]))
+
+
+def test_features_that_torch_is_still_computing_with_are_those_numbers():
+    points = torch.eye(4, requires_grad=True)
+    for given in (points, points.bfloat16()):
+        clf = FewShotClassifier().fit(given, [0, 0, 1, 1])
+        np.testing.assert_array_equal(clf.predict_proba(given), clf.predict_proba(np.eye(4)))
+
+
 def test_in_a_table_of_one_column_the_row_without_a_text_is_named():
     with pytest.raises(ValueError, match="`X` is None, no text in row 1"):
         recognise([["the fee"], [None]])
@@ -142,9 +210,22 @@ def test_texts_beside_other_columns_are_refused_by_name():
         recognise(frame)
     with pytest.raises(ValueError, match="2 columns, with texts in 'title'"):
         FewShotClassifier().fit(frame[["n", "title"]], [0, 1])
+    with pytest.raises(ValueError, match="`X` has 3 columns, with texts among them: give one"):
+        recognise(frame.to_numpy())
 
 
-@pytest.mark.parametrize("X", [iter(TEXTS), (text for text in TEXTS), set(TEXTS), map(str, TEXTS)])
+@pytest.mark.parametrize(
+    "X",
+    [
+        iter(TEXTS),
+        (text for text in TEXTS),
+        set(TEXTS),
+        map(str, TEXTS),
+        dict.fromkeys(TEXTS),
+        dict.fromkeys(TEXTS).keys(),
+        dict(enumerate(TEXTS)).values(),
+    ],
+)
 def test_what_has_no_rows_to_count_is_refused(X):
     with pytest.raises(ValueError, match=f"`X` is a {type(X).__name__}.*give a list, such as list.X."):
         recognise(X)
@@ -257,6 +338,10 @@ def test_a_stream_of_texts_is_a_column_and_never_the_letters_of_a_string():
             next(clf.stream(table))
 
 
+class Color(enum.Enum):
+    RED, BLUE = 1, 2
+
+
 def fitted_on(y):
     """A classifier of four texts, by their labels."""
     return FewShotClassifier(encoder=Length(), names=None).fit(["a", "be", "see", "four"], y)
@@ -274,6 +359,33 @@ def test_the_missing_label_of_any_column_of_pandas_is_found(kind):
     values = {"Int64": [1, 1, 2], "Float64": [1.0, 1.0, 2.0], "boolean": [True, True, False]}
     y = pandas.Series([*values.get(kind, ["a", "a", "b"]), pandas.NA], dtype=kind)
     with pytest.raises(ValueError, match="`y` is .* in row 3"):
+        fitted_on(y)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        ([True, 1, 0, False], "`y` mixes True or False and numbers"),
+        (["a", "a", 1, 1], "`y` mixes texts and numbers"),
+        (
+            pandas.to_datetime(["2026-01-01"] * 2 + ["2026-02-01"] * 2),
+            "`y` is .*2026-01-01.* in row 0 .*: make",
+        ),
+        (
+            list(pandas.to_datetime(["2026-01-01"] * 2 + ["2026-02-01"] * 2)),
+            "in row 0 .*: make the labels texts",
+        ),
+        (pandas.cut(pandas.Series([1, 2, 8, 9]), 2), "`y` is Interval.* in row 0"),
+        ([Color.RED, Color.RED, Color.BLUE, Color.BLUE], "`y` is <Color.RED: 1> in row 0"),
+        (["a", "a", b"b", b"b"], "`y` is b'b' in row 2"),
+        ([1j, 1j, 2j, 2j], "`y` is 1j in row 0"),
+        ({"a": 0, "b": 0, "c": 1, "d": 1}, "`y` is a dict: give a list"),
+        ({"a", "b", "c", "d"}, "`y` is a set: give a list"),
+        ("aabb", "`y` is a str: give a list"),
+    ],
+)
+def test_labels_that_are_none_or_could_not_be_kept_are_refused_at_once(y, message):
+    with pytest.raises(ValueError, match=message):
         fitted_on(y)
 
 

@@ -120,6 +120,16 @@ def test_what_has_no_form_in_onnx_is_refused_and_nothing_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_place_where_no_file_can_be_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx, "_exported", lambda *args: pytest.fail("it has begun to work"))
+    clf = FewShotClassifier().fit(POINTS, LABELS)
+    with pytest.raises(ValueError, match="`path` is .*, a folder: name a file, such as .*model.onnx"):
+        clf.to_onnx(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match="Could not write .*file"):
+        clf.to_onnx(tmp_path / "file" / "model.onnx")
+
+
 @pytest.mark.slow
 def test_a_file_that_answers_otherwise_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx, "AGREED", -1.0)

@@ -82,6 +82,13 @@ def test_texts_are_cut_where_the_encoder_was_published_to(minilm, tmp_path, of_s
     assert TextEncoder(tmp_path, 20).max_tokens == 20
 
 
+def test_the_name_that_the_encoder_has_on_the_hub_is_that_of_the_installed_one(minilm, monkeypatch):
+    """Without a network, and without minutes of asking for one."""
+    monkeypatch.setattr("socket.socket.connect", lambda *args: pytest.fail("asked the network"))
+    named = TextEncoder("sentence-transformers/all-MiniLM-L6-v2")
+    assert encoder_fingerprint(named) == encoder_fingerprint(minilm) and named.max_tokens == minilm.max_tokens
+
+
 def test_foreign_and_missing_weights_are_refused(monkeypatch):
     monkeypatch.setattr(text, "MINILM_SHA256", "0" * 64)
     with pytest.raises(ValueError, match="not the published 0000"):

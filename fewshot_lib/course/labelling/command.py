@@ -15,6 +15,7 @@ import argparse
 import copy
 import json
 import math
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ from fewshot_lib.course.labelling.journal import Journal, alone, belonging, need
 from fewshot_lib.data.cache import atomic_write
 from fewshot_lib.data.own.columns import shown
 from fewshot_lib.data.own.labels import tidy
-from fewshot_lib.data.reporting import DataError, progress
+from fewshot_lib.data.reporting import DataError, first_few, progress
 from fewshot_lib.data.sources import OPTIONS
 
 if TYPE_CHECKING:
@@ -60,10 +61,14 @@ def add_commands(commands: Any, data_options: Mapping[str, dict[str, Any]]) -> N
 
     labelled = "--text --label --encoding --drop-empty"
     fit = add("fit", _fit, "learn from a few labelled examples", f"{labelled} --size --color --min-examples")
-    fit.add_argument("source", help="table with a text and a label in each row, or a folder of pictures")
-    fit.add_argument("--out", type=Path, required=True, help="folder for the classifier")
+    fit.add_argument(
+        "source",
+        type=os.path.expanduser,
+        help="table with a text and a label in each row, or a folder of pictures",
+    )
+    fit.add_argument("--out", type=_path, required=True, help="folder for the classifier")
     fit.add_argument("--method", choices=("default", "auto"), default="default", help="who answers")
-    fit.add_argument("--unlabelled", type=Path, metavar="FILE", help=f"learn from these too: {POOL}")
+    fit.add_argument("--unlabelled", type=_path, metavar="FILE", help=f"learn from these too: {POOL}")
     tuned = "fine-tune the encoder, too, unless held-out examples speak against it: minutes"
     cut = "after how many tokens to stop reading a text (default: 256; at most 512)"
     fit.add_argument("--max-tokens", type=int, metavar="N", help=cut)
@@ -73,28 +78,33 @@ def add_commands(commands: Any, data_options: Mapping[str, dict[str, Any]]) -> N
     fit.add_argument("--no-names", action="store_true", help="the labels are codes: do not read them")
 
     predict = add("predict", _predict, "label the rows of a file", "--text --encoding")
-    predict.add_argument("model", type=Path, help=MODEL)
-    predict.add_argument("file", type=Path, help=f"{POOL}; all columns and rows are kept")
-    predict.add_argument("--out", type=Path, required=True, help=OUT.format("the labelled rows"))
+    predict.add_argument("model", type=_path, help=MODEL)
+    predict.add_argument("file", type=_path, help=f"{POOL}; all columns and rows are kept")
+    predict.add_argument("--out", type=_path, required=True, help=OUT.format("the labelled rows"))
     share = f"share of your own kind of texts that may be marked as foreign by mistake (default: {REJECT})"
     predict.add_argument("--reject", type=float, default=REJECT, metavar="SHARE", help=share)
     faster = "compute at half the digits: faster on a processor made for it, and a few labels differ"
     predict.add_argument("--bfloat16", action="store_true", help=faster)
 
     suggest = add("suggest", _suggest, "which rows to label next", "--text --encoding")
-    suggest.add_argument("model", type=Path, help=MODEL)
-    suggest.add_argument("file", type=Path, help=POOL)
+    suggest.add_argument("model", type=_path, help=MODEL)
+    suggest.add_argument("file", type=_path, help=POOL)
     suggest.add_argument("-n", type=int, default=20, help="how many (default: 20)")
-    suggest.add_argument("--out", type=Path, help=OUT.format("them"))
+    suggest.add_argument("--out", type=_path, help=OUT.format("them"))
 
     evaluate = add("evaluate", _evaluate, "how good is it, on rows whose labels are known", labelled)
-    evaluate.add_argument("model", type=Path, help=MODEL)
-    evaluate.add_argument("source", help="labelled data, as for `fit`")
-    evaluate.add_argument("--report", type=Path, help="write one page of HTML with everything")
+    evaluate.add_argument("model", type=_path, help=MODEL)
+    evaluate.add_argument("source", type=os.path.expanduser, help="labelled data, as for `fit`")
+    evaluate.add_argument("--report", type=_path, help="write one page of HTML with everything")
 
     export = add("export", _export, "write a classifier as one ONNX file, to be used without torch", "")
-    export.add_argument("model", type=Path, help=MODEL)
-    export.add_argument("--out", type=Path, required=True, help="file, such as model.onnx")
+    export.add_argument("model", type=_path, help=MODEL)
+    export.add_argument("--out", type=_path, required=True, help="file, such as model.onnx")
+
+
+def _path(given: str) -> Path:
+    """No shell has expanded the "~" of --out=~/model."""
+    return Path(os.path.expanduser(given))
 
 
 # fit, suggest, evaluate, export
@@ -109,7 +119,7 @@ def _fit(arguments: argparse.Namespace) -> bool:
 def _fit_alone(arguments: argparse.Namespace) -> bool:
     from fewshot_lib.classifier import FewShotClassifier, picture_form
 
-    replaces = arguments.out.exists()
+    replaces = arguments.out.exists() and not (arguments.out.is_dir() and not any(arguments.out.iterdir()))
     if replaces:
         _need_replaceable(arguments.out)
     form: dict[str, Any] = {}
@@ -146,7 +156,7 @@ def _need_replaceable(folder: Path) -> None:
         about = json.loads((folder / saving.DESCRIPTION).read_text(encoding="utf-8", errors="surrogatepass"))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
         about = None
-    found, fix = f"`--out {folder}` exists", "name another folder"
+    found, fix = f"`--out {folder}` exists", "name another folder, or an empty one"
     if not isinstance(about, dict) or about.get("format") != "fewshot_lib classifier":
         raise ValueError(f"{found} and is no classifier: {fix}.")
     if type(version := about.get("version")) is not int or version > saving.VERSION:
@@ -255,7 +265,8 @@ def _suggest(arguments: argparse.Namespace) -> bool:
         rows, inputs = [row.fields for row in filled], [row.given for row in filled]
     if not rows:
         raise DataError(f"{arguments.file} holds nothing to label.")
-    chosen = classifier.suggest(inputs, arguments.n).tolist()
+    if not (chosen := classifier.suggest(inputs, arguments.n).tolist()):
+        raise DataError(f"{arguments.file} holds nothing but what {arguments.model} has learnt from.")
     for index in chosen:
         print(places[index])
     if form is not None:
@@ -273,6 +284,7 @@ def _suggest(arguments: argparse.Namespace) -> bool:
 
 
 def _evaluate(arguments: argparse.Namespace) -> bool:
+    from fewshot_lib.classifier import are_examples
     from fewshot_lib.course.labelling.report import Report
 
     if arguments.report is not None:
@@ -283,11 +295,14 @@ def _evaluate(arguments: argparse.Namespace) -> bool:
     _need_kind(arguments, classifier, Path(arguments.source))
     inputs, labels = _labelled(arguments, **_picture_options(classifier))
     known = [*map(written, classifier.classes_.tolist())]
-    labels = _spelt_alike(labels, known, classifier.classes_.dtype.kind in "iuf")
+    labels = _spelt_alike(labels, known)
     if not set(known) & set(labels):
-        fix = f"it knows {', '.join(sorted(known)[:5])}, …"
+        fix = f"it has {first_few(sorted(set(labels)))}, and the classes are {first_few(sorted(known))}"
         raise ValueError(f"No label of {arguments.source} is a class of {arguments.model}: {fix}.")
-    report = Report.of(known, classifier.predict_proba(inputs), labels, inputs)
+    features = classifier._encode(inputs, "encoding")
+    probabilities = classifier._probabilities(classifier._logits(features)).numpy()
+    n_learnt = int(are_examples(features, classifier.features_).sum())
+    report = Report.of(known, probabilities, labels, inputs, n_learnt)
     print(report.in_words)
     if arguments.report is not None:
         with atomic_write(arguments.report) as part:
@@ -297,14 +312,13 @@ def _evaluate(arguments: argparse.Namespace) -> bool:
     return True
 
 
-def _spelt_alike(labels: Sequence[str], known: Sequence[str], are_numbers: bool) -> list[str]:
+def _spelt_alike(labels: Sequence[str], known: Sequence[str]) -> list[str]:
     """Labels of a file, spelt as the classes are: other programs write True for true, and 7.0 for 7."""
-    form: Callable[[str], Any] | None = _number if are_numbers else None
-    if {name.casefold() for name in known} == {"true", "false"}:
-        form = str.casefold
-    if form is None:
-        return list(labels)
+    are_bool = {name.casefold() for name in known} == {"true", "false"}
+    form: Callable[[str], Any] = str.casefold if are_bool else _number
     spelt, exact = {form(name): name for name in known}, set(known)
+    if None in spelt or len(spelt) < len(exact):
+        return list(labels)
     return [label if label in exact else spelt.get(form(label), label) for label in labels]
 
 

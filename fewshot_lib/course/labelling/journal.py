@@ -133,11 +133,15 @@ class Journal:
 
     def _write(self, content: bytes, rows: int) -> None:
         """Adds what makes the file one of so many rows."""
-        with self.part.open("ab") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            size = file.tell()
+        try:
+            with self.part.open("ab") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                size = file.tell()
+        except OSError as error:  # a full disk does not say which file was written
+            kept = f"{self.rows:,} rows are kept, and the same command goes on after them"
+            raise OSError(error.errno, f"{error.strerror} ({kept})", str(self.part)) from None
         with atomic_write(self.note) as temporary:
             temporary.write_text(json.dumps({"key": self.key, "rows": rows, "bytes": size}))
         self.rows = rows

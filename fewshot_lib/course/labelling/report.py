@@ -32,13 +32,17 @@ table{border-collapse:collapse}th,td{padding:.25em .7em .25em 0;text-align:left;
 
 @dataclass(frozen=True)
 class Report:
-    """Of n inputs: true and predicted label, probability of the prediction, the text or picture of each."""
+    """Of n inputs: true and predicted label, probability of the prediction, the text or picture of each.
+
+    n_learnt: how many of them the classifier has learnt from.
+    """
 
     classes: list[str]
     truth: list[str]
     predicted: list[str]
     probability: np.ndarray
     inputs: Sequence[str] | Tensor
+    n_learnt: int = 0
 
     @classmethod
     def of(
@@ -47,6 +51,7 @@ class Report:
         probabilities: np.ndarray,
         truth: Sequence[str],
         inputs: Sequence[str] | Tensor,
+        n_learnt: int = 0,
     ) -> "Report":
         """Of probabilities (n, N) and the true labels of n inputs: texts, or pictures (n, 1 or 3, h, w).
 
@@ -54,7 +59,7 @@ class Report:
         """
         classes = [str(label) for label in classes]
         predicted = [classes[c] for c in probabilities.argmax(1)]
-        return cls(classes, list(truth), predicted, probabilities.max(1), inputs)
+        return cls(classes, list(truth), predicted, probabilities.max(1), inputs, n_learnt)
 
     @property
     def correct(self) -> np.ndarray:
@@ -90,6 +95,9 @@ class Report:
         lines.append(f"Calibration error {self.calibration_error:.1%}.")
         if strange := sorted(set(self.truth) - set(self.classes)):
             lines.append(f"Labels that the classifier does not know, counted as wrong: {', '.join(strange)}.")
+        if self.n_learnt:
+            caution = "of others fewer may be right"
+            lines.append(f"{self.n_learnt:,} of them are examples that it has learnt from: {caution}.")
         return " ".join(lines)
 
     def html(self, model: str, source: str) -> str:

@@ -6,6 +6,7 @@ are a class split. With the *same* classes in each they split examples, which fe
 """
 
 import unicodedata
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -64,15 +65,21 @@ def find_pictures(root: Path) -> Found:
 
 
 def pictures_below(root: Path) -> list[Path]:
-    """All pictures below a folder, however deep, sorted, whatever their class. DataError: there are none."""
-    inside = [file for file in sorted(root.rglob("*")) if _is_meant(file.relative_to(root))]
-    if not (found := [file for file in inside if is_picture(file)]):
-        raise DataError(f"{visible(root)} holds no pictures: name the folder that they are in.")
+    """All pictures below a folder, however deep, sorted, whatever their class. DataError: there are none.
+
+    Links are followed as within a class. Warns of files that are none.
+    """
+    found: list[Path] = []
+    others: list[Path] = []
+    for file in _files(root, root.resolve().parent):
+        (found if is_picture(file) else others).append(file)
+    left_out = f"{len(others):,} that cannot be read as such, like {visible(others[0])}" if others else ""
+    if not found:
+        what = f"but {left_out}: convert them" if others else "at all: name the folder that they are in"
+        raise DataError(f"{visible(root)} holds no pictures, {what}.")
+    if others:
+        warnings.warn(f"{visible(root)}: beside the pictures are files left out, {left_out}.", stacklevel=2)
     return found
-
-
-def _is_meant(file: Path) -> bool:
-    return not any(part[0] == "." or part.casefold() in OF_THE_SYSTEM for part in file.parts)
 
 
 def visible(name: Path | str) -> str:

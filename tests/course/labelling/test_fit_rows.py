@@ -108,9 +108,20 @@ def test_a_folder_of_anything_else_stays_as_it_is(bag, tmp_path, content, found)
     table = write(tmp_path / "train.csv", [["text", "label"], ["cheap", "price"], ["late", "parcel"]])
     file = tmp_path / "model" / "classifier.json"
     file.parent.mkdir()
+    file.with_name("notes.txt").write_text("mine")
     if content is not None:
         file.write_text(content)
     with pytest.raises(ValueError, match=f"{found}.*: name another folder"):
         run("fit", table, "--out", file.parent)
     assert content is None or file.read_text() == content
-    assert len(list(file.parent.iterdir())) == (content is not None)
+    assert len(list(file.parent.iterdir())) == 1 + (content is not None)
+
+
+def test_an_empty_folder_and_one_at_home_are_places_for_a_classifier(bag, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    write(tmp_path / "train.csv", [["text", "label"], ["cheap", "price"], ["late", "parcel"]])
+    (tmp_path / "made").mkdir()
+    run("fit", "~/train.csv", "--out", "~/made")
+    run("predict", "~/made", "~/train.csv", "--out=~/out.csv")
+    assert (tmp_path / "out.csv").exists() and "in place of" not in capsys.readouterr().out

@@ -80,6 +80,25 @@ def test_ctrl_c_says_how_many_rows_are_written_and_the_same_command_goes_on(
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
+def test_a_full_disk_is_named_with_what_is_kept_and_the_same_command_goes_on(model, tmp_path, monkeypatch):
+    table = write(tmp_path / "new.csv", [["text"], *[[f"cheap {i}"] for i in range(5)]])
+    run("predict", model, table, "--out", tmp_path / "whole.csv")
+    monkeypatch.setattr(inputs.Texts, "chunk", 2)
+    synced, fsync = [], os.fsync
+
+    def full(file):
+        if synced.append(file) or len(synced) == 3:  # the names, two rows, two more
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"\(2 rows are kept, and the same command goes on") as error:
+        run("predict", model, table, "--out", tmp_path / "out.csv")
+    assert error.value.filename == str(tmp_path / "out.csv.part")
+    run("predict", model, table, "--out", tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
 def test_what_belongs_to_another_input_is_begun_anew(model, tmp_path, capsys):
     table = write(tmp_path / "new.csv", [["text"], ["cheap"]])
     (tmp_path / "out.csv.part").write_text("text,label\nother,rows\n")

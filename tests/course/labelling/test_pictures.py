@@ -1,6 +1,9 @@
 """The commands on folders of pictures."""
 
+import shutil
+
 import pytest
+from PIL import Image
 
 from fewshot_lib.course.labelling import inputs
 from fewshot_lib.data.own.pictures import PictureFiles
@@ -17,8 +20,16 @@ def test_pictures_from_a_folder_to_a_labelled_file(pictures, model, tmp_path, ca
     header, *rows = read(tmp_path / "out.csv")
     assert header == ["file", "label", "probability", "rejected"]
     assert [row[0].split("/")[0] for row in rows] == [row[1] for row in rows] and len(rows) == 12
-    run("suggest", tmp_path / "seen", pictures, "-n", 2, "--out", tmp_path / "next.csv")
-    assert len(read(tmp_path / "next.csv")) == 3
+    with pytest.raises(ValueError, match="holds nothing but what .*seen has learnt from"):
+        run("suggest", tmp_path / "seen", pictures)
+    pool = shutil.copytree(pictures, tmp_path / "pool")
+    for name in ("new a.png", "new b.png"):
+        Image.effect_noise((30, 20), 90).save(pool / name)
+    (pool / "telephone.heic").write_bytes(b"of another kind")
+    run("suggest", tmp_path / "seen", pool, "-n", 2, "--out", tmp_path / "next.csv")
+    assert sorted(row[0] for row in read(tmp_path / "next.csv")) == ["file", "new a.png", "new b.png"]
+    notes = capsys.readouterr().err
+    assert "note: " in notes and "1 that cannot be read as such, like" in notes and "telephone.heic" in notes
     capsys.readouterr()
     run("evaluate", tmp_path / "seen", pictures)
     assert "Accuracy 100.0%" in capsys.readouterr().out

@@ -32,6 +32,7 @@ def test_evaluate_writes_one_page_that_needs_nothing_else(model, tmp_path, capsy
         ([7.0, 7.0, 8.0, 8.0], {"7.0": "7"}),
         ([2**53, 2**53, 2**53 + 1, 2**53 + 1], {}),
         (["True", "True", "False", "False"], {"True": "true"}),
+        (["7", "7", "8", "8"], {"7": "7.0", "8": "8.0"}),
         (["01", "01", "1", "1"], {}),
     ],
 )
@@ -52,6 +53,29 @@ def test_labels_that_were_written_are_read_back_equal(bag, tmp_path, capsys, lab
         row[place] = also.get(row[place], row[place])
     run("evaluate", tmp_path / "model", write(tmp_path / "again.csv", [header, *rows]))
     assert "Accuracy 100.0%" in capsys.readouterr().out
+
+
+def test_labels_of_others_are_shown_beside_the_classes(model, tmp_path):
+    table = write(tmp_path / "test.csv", [["text", "label"], ["cheap", "Price"], ["money", "Refund"]])
+    with pytest.raises(
+        ValueError, match="it has Price, Refund, and the classes are parcel, price, refund, wifi"
+    ):
+        run("evaluate", model, table)
+
+
+def test_how_many_are_no_test_is_said(model, pictures, tmp_path, capsys, monkeypatch):
+    """What it has learnt from is answered right by heart."""
+    learnt = read(tmp_path / "train.csv")
+    table = write(tmp_path / "test.csv", [*learnt[:3], ["cheap and late", "price"]])
+    run("evaluate", model, table, "--report", tmp_path / "report.html")
+    assert "2 of them are examples that it has learnt from" in capsys.readouterr().out
+    assert "2 of them are examples" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    run("evaluate", model, write(tmp_path / "other.csv", [learnt[0], ["cheap and late", "price"]]))
+    assert "learnt from" not in capsys.readouterr().out
+    monkeypatch.setattr("fewshot_lib.encoders.PhotoEncoder.installed", staticmethod(lambda: False))
+    run("fit", pictures, "--out", tmp_path / "seen", "--size", "6x8", "--color")
+    run("evaluate", tmp_path / "seen", pictures)
+    assert "12 of them are examples that it has learnt from" in capsys.readouterr().out
 
 
 def test_the_report_counts_and_escapes():

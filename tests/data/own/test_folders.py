@@ -1,11 +1,12 @@
 """Which pictures a folder holds, of which class and split; nothing is lost without a word."""
 
 import os
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from fewshot_lib.data.own.folders import find_pictures, visible
+from fewshot_lib.data.own.folders import find_pictures, pictures_below, visible
 from fewshot_lib.data.reporting import DataError
 
 
@@ -130,6 +131,24 @@ def test_links_in_a_ring_end_and_a_link_to_a_folder_is_followed(tree, tmp_path):
     found = find_pictures(root)
     assert classes(found) == {"a": ["1.png", "2.png"], "b": ["1.png", "9.png"]}
     assert any("as pictures, left out: 2, such as" in note and "gone.png" in note for note in found.notes)
+
+
+def test_whatever_their_class_the_same_pictures_are_found_and_what_is_none_is_said(
+    tree, tmp_path, monkeypatch
+):
+    root = tree("a/1.png", "a/in/2.png", "b/3.png", "b/.hidden.png", "b/phone.heic")
+    far = root.rename(tmp_path / "far")
+    root.mkdir()
+    for name in "ab":
+        (root / name).symlink_to(far / name, target_is_directory=True)
+    with pytest.warns(UserWarning, match="files left out, 1 that cannot be read as such, like .*phone.heic"):
+        found = pictures_below(root)
+    assert found == sorted(file for files in find_pictures(root).classes.values() for file in files)
+    monkeypatch.chdir(root)
+    with pytest.warns(UserWarning, match="files left out"):
+        assert len(pictures_below(Path())) == len(found) == 3
+    with pytest.raises(DataError, match="holds no pictures, but 1 that cannot be read as such, like .*other"):
+        pictures_below(tree("c/other.heic") / "c")
 
 
 def test_what_is_no_file_is_not_opened(tree):
