@@ -113,6 +113,7 @@ def test_nothing_is_overwritten(model, tmp_path):
     with pytest.raises(ValueError, match="exists: name another file"):
         run("predict", model, table, "--out", table)
     (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "notes.txt").touch()
     with pytest.raises(ValueError, match="exists and is no classifier"):
         run("fit", table, "--out", tmp_path / "folder")
 
