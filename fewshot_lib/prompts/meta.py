@@ -148,14 +148,13 @@ def meta_prompter(lm: MaskedLM, pool: PromptPool, **settings: Any) -> MetaPrompt
     return MetaPrompting(model, **{"inner_steps": 5, "name": "MetaPrompter", **settings})
 
 
-def prompt_tasks(
-    model: PromptModel, episodes: Episodes, ids: Tensor, names: Tensor, cues: Tensor | None = None
-) -> Tasks:
-    """Episodes as tasks for ``MAML``: ids (n, L) and cues (n, d) of the whole data set, names (C, W, P)."""
+def prompt_tasks(model: PromptModel, episodes: Episodes, ids: Tensor, names: Tensor) -> Tasks:
+    """Episodes as tasks for ``MAML``: ids (n, L) of the whole data set, names (C, W, P).
+
+    Where the prompt is made from cues, those of the episodes' own texts are read, and of no other.
+    """
     if episodes.is_padded:
         raise ValueError("`episodes` are padded, and tasks have one size: sample with numbers, not ranges.")
-    if model.prompt.uses_cues and cues is None:
-        raise ValueError("`cues` is missing, and the prompt is made from them: give model.cues(ids).")
     check_soft_tokens(ids, model.prompt.n_soft)
     episodes = episodes.to(ids.device)
     n_tasks, n_way, n_shot = episodes.support.shape
@@ -165,9 +164,9 @@ def prompt_tasks(
     asked: Any = {"ids": support.flatten(1, 2), "classes": words}
     answered: Any = {"ids": query, "classes": words}
     answered |= {"support": support} if model.verbalizer.uses_support else {}
-    if cues is not None and model.prompt.uses_cues:
-        asked["cues"] = cues[episodes.support].flatten(1, 2)
-        answered |= {"cues": cues[episodes.query], "support_cues": cues[episodes.support]}
+    if (support_cues := model.cues(support)) is not None:
+        asked["cues"] = support_cues.flatten(1, 2)
+        answered |= {"cues": model.cues(query), "support_cues": support_cues}
     return Tasks(asked, labels, answered, episodes.query_labels)
 
 
@@ -197,16 +196,12 @@ def train_metaprompting(
     drawing = {"n_way": 5, "n_shot": 1, "n_query": 5, "seed": 0} | dict(episodes or {})
     whole_number(1, n_shot=drawing["n_shot"])  # no range of them: tasks have one size
     sampler = EpisodeSampler.of(dataset, "train", **drawing)
-    rows = dataset.rows("train").to(ids.device)
-    cues = learner.model.cues(ids[rows])
-    if cues is not None:  # in a table of all texts, of which nothing but the training classes is read
-        cues = cues.new_zeros(len(ids), cues.shape[1]).index_copy(0, rows, cues)
     facts = data_facts(dataset) | {"token ids": digest(ids), "words": digest(names)}
     facts["verbalizer"] = learner.model.verbalizer.name
     settings = Settings(**drawing, n_tasks=n_tasks, **facts)
 
     def next_tasks(_: int) -> Tasks:
-        return prompt_tasks(learner.model, sampler.sample(n_tasks), ids, names, cues)
+        return prompt_tasks(learner.model, sampler.sample(n_tasks), ids, names)
 
     states: Mapping[str, Stateful] = {"episodes": settings, "sampler": sampler}
     options = {"objective": OBJECTIVES[learner.algorithm], "lr": 1e-2, **options}

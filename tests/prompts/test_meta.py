@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from fewshot_lib.core import EpisodeSampler, evaluate
+from fewshot_lib.core import EpisodeSampler
 from fewshot_lib.data.dataset import ClassDataset
 from fewshot_lib.maml import meta_loss, norms
 from fewshot_lib.prompts import (
@@ -377,7 +377,7 @@ def test_engines_and_the_batched_method_agree(pool_setting):
     found, answers = [], []
     for engine in ("loop", "vmap"):
         learner = meta_prompter(lm, pool(), inner_steps=2, engine=engine)
-        tasks = prompt_tasks(learner.model, episodes, ids, words, learner.model.cues(ids))
+        tasks = prompt_tasks(learner.model, episodes, ids, words)
         loss = meta_loss(learner, tasks)["loss"]
         found.append(torch.autograd.grad(loss, list(learner.model.prompt.parameters())))
         answers.append(learner(tasks.support, tasks.support_labels, tasks.query))
@@ -408,9 +408,19 @@ def test_training_improves_the_pool_and_leaves_the_model_alone(pool_setting):
     assert torch.equal(start.keys, keys)  # another learner may start from it
 
 
-def test_cues_are_needed_for_tasks_but_not_for_evaluation(pool_setting):
+def test_tasks_have_the_cues_of_their_own_texts_and_training_reads_no_others(pool_setting, monkeypatch):
     lm, episodes, ids, words = pool_setting
     learner = meta_prompter(lm, pool(), inner_steps=1)
-    with pytest.raises(ValueError, match="`cues` is missing"):
-        prompt_tasks(learner.model, episodes, ids, words)
-    assert evaluate(learner.as_method(), episodes, ids, names=words).n_episodes == 3
+    tasks, table = prompt_tasks(learner.model, episodes, ids, words), learner.model.cues(ids)
+    assert_close(tasks.support["cues"], table[episodes.support].flatten(1, 2), **CLOSER)
+    assert_close(tasks.query["support_cues"], table[episodes.support], **CLOSER)
+    assert_close(tasks.query["cues"], table[episodes.query], **CLOSER)
+
+    read, cues = [], PromptModel.cues
+    monkeypatch.setattr(PromptModel, "cues", lambda model, ids: (read.append(ids), cues(model, ids))[1])
+    train_metaprompting(learner, DATASET, ids, words, 2, episodes=SIZES | {"seed": 3}, n_tasks=1)
+    sampler = EpisodeSampler.of(DATASET, "train", **SIZES, n_shot=1, seed=3)
+    drawn = [rows for each in (sampler.sample(1), sampler.sample(1)) for rows in (each.support, each.query)]
+    assert [len(each.flatten(0, -2)) for each in read] == [rows.numel() for rows in drawn]
+    for each, rows in zip(read, drawn, strict=True):
+        assert torch.equal(each, ids[rows][..., : each.shape[-1]])

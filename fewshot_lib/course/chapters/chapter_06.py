@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fewshot_lib.core import EpisodeResults, PairedDifference
+from fewshot_lib.core import EpisodeResults, PairedDifference, compare_paired
 from fewshot_lib.course.plots import COLOURS, MARKERS, difference_plot
 from fewshot_lib.course.records import markdown
 from fewshot_lib.course.schemes import arrow, box
@@ -290,21 +290,24 @@ def of_spreads(spreads: Sequence[float], none: Sequence[float], ten: Sequence[fl
 
 
 def of_verbalizers(found: Mapping[str, tuple[EpisodeResults, EpisodeResults, PairedDifference]]) -> str:
-    """What tuning brings to each verbalizer, and whether it brings most where most is lacking."""
+    """What tuning brings to plain words, to calibrated ones, and to words and examples, in this order, as
+    results before it, after it, and their difference; and whether it repairs what each lacks.
+    """
     rows = [(name, f"{a.mean:.1%}", f"{b.mean:.1%}", d.in_words) for name, (a, b, d) in found.items()]
     table = markdown(["verbalizer", "before tuning", "after", "what tuning brings"], rows)
-    before, after, brought = ([100 * row[i].mean for row in found.values()] for i in range(3))
-    apart = f"Before tuning they lie {max(before) - min(before):.0f} points apart, after it "
-    apart += f"{max(after) - min(after):.0f}. "
-    if brought[0] <= brought[-1] or max(after) - min(after) >= max(before) - min(before):
-        return f"{table}\n\n{apart}In this run the gain does not follow from what a verbalizer lacks."
-    plain, *calibrated, _ = (gain for *_, gain in found.values())  # the last one reads the examples
-    reason = (
-        "Tuning brings most where the examples are not read otherwise: what it makes up for are *examples*"
-    )
-    if calibrated and all(gain.interval[1] > plain.interval[0] for gain in calibrated):
-        reason += ", not calibration (it brings about as much to calibrated words as to plain ones)"
-    return f"{table}\n\n{apart}{reason}. (Few episodes; the last row also compares words by a cosine.)"
+    (plain, _, gain), (calibrated, _, of_calibrated), (_, _, of_both) = found.values()
+    alone, rest = compare_paired(calibrated, plain), compare_paired(gain, of_calibrated)
+    examples = compare_paired(of_calibrated, of_both)
+    told = f"Calibration alone, without a step and without an example, gives {alone.in_words}. "
+    if min(alone.interval[0], rest.interval[0]) > 0:
+        told += f"And tuning brings plain words {rest.in_words} more than calibrated ones. So it repairs "
+        told += "*calibration*, which costs no step. "
+    else:
+        told += "But tuning does not surely bring plain words more than calibrated ones. "
+    seen = "is seen" if examples.interval[0] > 0 else "is not seen"
+    told += f"That equation (4) reads the *examples* already {seen} in what is left to gain: what calibrated "
+    told += f"words gain, minus what (4) gains, is {examples.in_words}."
+    return f"{table}\n\n{told} ({plain.n_episodes} episodes; the last row also compares words by a cosine.)"
 
 
 def of_benchmark(found: Mapping[str, Mapping[str, Row]], here: PairedDifference) -> str:

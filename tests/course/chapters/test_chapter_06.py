@@ -1,7 +1,5 @@
 """Chapter 06: the benchmark's rows as read and averaged, sentences that follow the numbers, answers."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch.testing import assert_close
@@ -108,17 +106,19 @@ def test_what_more_examples_leave_to_the_loop_is_told_of_the_data_sets_that_have
     assert "earns **less**" not in chapter.of_more_shots(more, [r | {"shots": "9"} for r in more])
 
 
-def test_tuning_that_brings_the_same_to_all_supports_no_reason():
-    result = {a: replace(difference(a - 0.01, a + 0.01)) for a in (0.1, 0.3, 0.4, 0.5)}
-    found = {
-        "plain": (result[0.1], result[0.4], result[0.3]),
-        "mixed": (result[0.4], result[0.5], result[0.1]),
-    }
-    assert "are *examples*. (" in chapter.of_verbalizers(found)
-    alike = {"plain": found["plain"], "centred": found["plain"], "mixed": found["mixed"]}
-    assert "not calibration" in chapter.of_verbalizers(alike)
-    found["plain"] = (*found["plain"][:2], result[0.1])
-    assert "does not follow" in chapter.of_verbalizers(found)
+@pytest.mark.parametrize("calibrated_start", [0.3, 0.5])
+@pytest.mark.parametrize("gains", [(0.2, 0.05, 0.05), (0.2, 0.2, 0.0), (0.1, 0.1, 0.1)])
+def test_what_tuning_repairs_is_told_as_the_gains_differ(gains, calibrated_start):
+    near = torch.tensor([-0.01, 0.01])  # two episodes
+    starts = (0.3, calibrated_start, 0.5)
+    found = {}
+    for name, start, gain in zip("abc", starts, gains, strict=True):
+        before, brought = difference(*(start + near).tolist()), difference(*(gain * (1 + near)).tolist())
+        found[name] = before, difference(*(before.accuracies + brought.accuracies)[0].tolist()), brought
+    told = chapter.of_verbalizers(found)
+    plain, calibrated, both = gains
+    assert ("repairs *calibration*" in told) == (calibrated_start > 0.3 and plain > calibrated)
+    assert ("is seen" in told) == (calibrated > both)
 
 
 def test_a_real_spread_does_not_see_what_all_runs_share():
