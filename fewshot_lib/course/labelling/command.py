@@ -255,7 +255,7 @@ def _suggest(arguments: argparse.Namespace) -> bool:
     form, column = None, _free("label", "new", given.header)
     if arguments.out is not None:
         names = [*given.header, column]
-        form = format_of(arguments.out, names, ["string"], given.schema)
+        form = format_of(arguments.out, names, ["string"], given)
     inputs: Any
     if isinstance(given, Pictures):
         places, rows, inputs = given.names, [[name] for name in given.names], given.images
@@ -396,7 +396,7 @@ def _predict(arguments: argparse.Namespace) -> bool:
     given = _unlabelled(arguments, classifier)
     label = LABEL_TYPES.get(classifier.classes_.dtype.kind, "int64")
     names = [*given.header, *_added(given.header)]
-    form = format_of(arguments.out, names, [label, "float64", "string"], given.schema)
+    form = format_of(arguments.out, names, [label, "float64", "string"], given)
     reject = arguments.reject if len(classifier.held_out_) else None
     with alone(arguments.out):
         refuse_existing(arguments.out)  # it may have come meanwhile

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from fewshot_lib.course.labelling.inputs import Unlabelled
 from fewshot_lib.data.cache import atomic_write
 from fewshot_lib.data.own import parquet
 from fewshot_lib.data.own.columns import shown
@@ -34,33 +35,35 @@ class Format(Protocol):
     def finish(self, part: Path, path: Path) -> None: ...
 
 
-def format_of(path: Path, names: Sequence[str], kinds: Sequence[str | None], schema: Any) -> Format:
+def format_of(path: Path, names: Sequence[str], kinds: Sequence[str | None], given: Unlabelled) -> Format:
     """The format that the end of a name asks for. DataError for another end, and for columns it cannot hold.
 
-    names: of all columns. schema: by pyarrow, of the first ones; None where they are texts. kinds: the types
-    of the others, in pyarrow's words. Only parquet asks for types.
+    names: of all columns; the first ones are those of ``given``. kinds: the types of the others, in pyarrow's
+    words; only parquet asks for types. A spreadsheet opens what is cut and marked as its own files are, so a
+    .csv has the semicolons of the one that was read, and a byte order mark unless that was plain UTF-8.
     """
     ending = path.suffix.lower()
     if ending in SEPARATORS:
-        return Separated(names, SEPARATORS[ending])
+        own = given.separator if given.separator == ";" and ending == ".csv" else SEPARATORS[ending]
+        return Separated(names, own, given.mark)
     if ending not in JSON_LINES + PARQUET:
         fix = f"let the name end in {', '.join([*SEPARATORS, *JSON_LINES, *PARQUET])}"
         raise DataError(f"`--out {path}` says no format that can be written: {fix}.")
     if twice := [name for name in names if list(names).count(name) > 1]:
         fix = "give each a name of its own, or write .csv"
         raise DataError(f"Several columns are called {shown(twice[0])}, and {path} can have one: {fix}.")
-    return JsonLines(names) if ending in JSON_LINES else Parquet(path, names, kinds, schema)
+    return JsonLines(names) if ending in JSON_LINES else Parquet(path, names, kinds, given.schema)
 
 
 class Separated:
     """Separated values: what is no text is written as JSON has it, and what is missing as nothing."""
 
-    def __init__(self, names: Sequence[str], separator: str) -> None:
-        self.names, self.separator = names, separator
+    def __init__(self, names: Sequence[str], separator: str, mark: bytes = b"") -> None:
+        self.names, self.separator, self.mark = names, separator, mark
 
     def start(self) -> bytes:
-        """The line of the names."""
-        return self.rows([self.names])
+        """The line of the names, after the byte order mark."""
+        return self.mark + self.rows([self.names])
 
     def rows(self, rows: Sequence[Sequence[Any]]) -> bytes:
         """A line each, or several where a text has some."""

@@ -4,6 +4,7 @@ A table is read as ``fewshot data inspect`` reads one (format, separator, encodi
 by row, and all its fields are kept: any number of rows in the memory of a few.
 """
 
+import codecs
 import hashlib
 import io
 from collections import Counter
@@ -37,14 +38,21 @@ class Unlabelled(Protocol):
     """Rows without labels, as often as they are asked for.
 
     header: names of the columns. notes: what was guessed, in sentences. key: what they hold, and how it is
-    read, in a form for JSON. schema: of the columns, by pyarrow; None where all are texts. chunk: how many
-    rows to have in memory.
+    read, in a form for JSON. schema: of the columns, by pyarrow; None where all are texts. separator: of
+    fields, "" where there is none. mark: what a spreadsheet asks for at the beginning of a file, if one wrote
+    this. chunk: how many rows to have in memory.
     """
 
     chunk: ClassVar[int]
 
     @property
     def schema(self) -> Any: ...
+
+    @property
+    def separator(self) -> str: ...
+
+    @property
+    def mark(self) -> bytes: ...
 
     @property
     def header(self) -> list[str]: ...
@@ -80,6 +88,8 @@ class Texts:
     unit: str = "line"
     codec: str = ""
     schema: Any = None
+    separator: str = ""
+    mark: bytes = b""
     chunk: ClassVar[int] = 1024
 
     @classmethod
@@ -110,11 +120,14 @@ class Texts:
                 source.codec,
             )
         with delimited.fields_of_any_length():
-            header, sample, records = delimited.opened(path, source)
+            header, sample, records, separator = delimited.opened(path, source)
             if text is None:
                 delimited.need_names(path, header, sample)
         column, guessed = text_column(path, header, text)
-        return cls(path, header, column, notes + guessed, records, codec=source.codec)
+        plain = source.codec == "utf-8" and not start.startswith(codecs.BOM_UTF8)
+        mark = b"" if plain else codecs.BOM_UTF8  # without it a spreadsheet would not know UTF-8
+        read = {"codec": source.codec, "separator": separator, "mark": mark}
+        return cls(path, header, column, notes + guessed, records, **read)
 
     @property
     def key(self) -> list[Any]:
@@ -201,6 +214,8 @@ class Pictures:
     notes: list[str]
     header: ClassVar[list[str]] = ["file"]
     schema: ClassVar[None] = None
+    separator: ClassVar[str] = ""
+    mark: ClassVar[bytes] = b""
     chunk: ClassVar[int] = AT_ONCE
 
     @classmethod

@@ -53,7 +53,7 @@ class Layout(NamedTuple):
 
 def read(path: Path, source: Text, text: str | None, label: str | None) -> Reading:
     """Reads a table of separated values; within :func:`fields_of_any_length`."""
-    names, sample, rows_of_file = opened(path, source)
+    names, sample, rows_of_file, _ = opened(path, source)
     if len(names) == 1:
         found = f"its first line names one column, {shown(names[0])}, and texts and labels take two"
         fix = "names and fields are cut by ',' ';' '|' or a tab, or as a line such as sep=~ above says"
@@ -67,15 +67,15 @@ def read(path: Path, source: Text, text: str | None, label: str | None) -> Readi
 
 def opened(
     path: Path, source: Text
-) -> tuple[list[str], list[list[str]], Callable[[], Iterator[tuple[int, list[str]]]]]:
-    """The names of the columns, some rows, and a function that gives all rows, anew each time.
+) -> tuple[list[str], list[list[str]], Callable[[], Iterator[tuple[int, list[str]]]], str]:
+    """The names of the columns, some rows, a function that gives all rows, anew each time; the separator.
 
     Each row has its line, and a field for every name; all as they stand. Rows are read as they are asked for;
     within :func:`fields_of_any_length`.
     """
     layout, sample = _layout(path, source)
     names = sample[0] + _unnamed(sample)
-    return names, sample[1:], partial(_rows, path, source, layout, names)
+    return names, sample[1:], partial(_rows, path, source, layout, names), layout.separator
 
 
 def _unnamed(sample: list[list[str]]) -> list[str]:

@@ -41,5 +41,7 @@ def write(path, rows):
 
 
 def read(path):
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.reader(file))
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        separator = ";" if ";" in file.readline() else ","
+        file.seek(0)
+        return list(csv.reader(file, delimiter=separator))

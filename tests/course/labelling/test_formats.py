@@ -27,6 +27,24 @@ def test_rows_columns_and_order_are_kept(model, tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir() if ".part" in file.name) == []
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("separator", [",", ";", "|"])
+def test_a_csv_is_cut_and_marked_as_a_spreadsheet_wrote_it(model, tmp_path, separator, encoding):
+    """So that the spreadsheet opens it; what only other programs write, such as a bar, becomes a comma."""
+    table = tmp_path / "new.csv"
+    table.write_text(f'text{separator}price\ncheap café{separator}"1,50"\n', encoding=encoding)
+    run("predict", model, table, "--out", tmp_path / "out.csv")
+    run("suggest", model, table, "-n", "1", "--out", tmp_path / "next.csv")
+    mark = "utf-8" if encoding == "utf-8" else "utf-8-sig"
+    kept = separator if separator == ";" else ","
+    for name, added in (("out.csv", 3), ("next.csv", 1)):
+        written = (tmp_path / name).read_bytes()
+        assert written.startswith("text".encode(mark) + kept.encode()), written
+        rows = list(csv.reader(written.decode(mark).splitlines(), delimiter=kept))
+        assert rows[1][:2] == ["cheap café", "1,50"] and len(rows[0]) == len(rows[1]) == 2 + added
+        run("predict", model, tmp_path / name, "--out", tmp_path / f"again-{name}")  # it is read again
+
+
 @pytest.mark.parametrize(
     ("taken", "new"),
     [

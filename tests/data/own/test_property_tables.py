@@ -113,7 +113,7 @@ def test_every_field_of_every_row_stays_as_it_stands(rows, separator, quoting, e
         path.write_bytes(file.getvalue().encode(encoding))
         given = Texts.of(path, None, None)
         assert (given.header, [row.fields for row in given.rows()]) == (names, rows)
-        form = format_of(again, names, [], given.schema)
+        form = format_of(again, names, [], given)
         again.write_bytes(form.start() + form.rows([row.fields for row in given.rows()]))
         assert [row.fields for row in Texts.of(again, None, None).rows()] == rows
 
@@ -145,7 +145,7 @@ def can_be_labelled_or_is_refused(path, encoding):
         rows = [row.fields for row in given.rows()]
         assert {len(fields) for fields in rows} <= {len(given.header)}
         for ending in (".csv", ".jsonl", ".parquet"):
-            form = format_of(path.with_suffix(ending), given.header, [], given.schema)
+            form = format_of(path.with_suffix(ending), given.header, [], given)
             part = path.with_name("part")
             part.write_bytes(form.start() + form.rows(rows[:2]) + form.rows(rows[2:]))
             form.finish(part, path.with_name(f"out{ending}"))
