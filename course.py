@@ -7,7 +7,7 @@
     python3 course.py setup    only the set-up; setup browser: with what the tests in a browser need
 
 Also: sweep, results, class, students, grade, slides, check, record, data, fit, predict, suggest, evaluate,
-as `fewshot` has them. What follows is passed on: run --profile smoke
+export, as `fewshot` has them. What follows is passed on: run --profile smoke
 
 The first call makes .venv beside this file and installs the pinned packages there; later calls reuse it.
 In the students' edition (`fewshot students --zip`) they come from the folder wheels, as far as it has them.
@@ -39,7 +39,7 @@ UNFINISHED = "unfinished"
 NEEDED_GB = 3  # with the CPU build of torch: .venv 1.8, downloads on their way 0.5, and some air
 
 OF_FEWSHOT = "run sweep results class check record data fit predict suggest evaluate site".split()
-OF_FEWSHOT += ["students", "grade", "slides"]
+OF_FEWSHOT += ["students", "grade", "slides", "export"]
 COMMANDS = {name: ["-m", "fewshot_lib", name] for name in OF_FEWSHOT}
 COMMANDS["lab"] = ["-m", "jupyterlab", "--ServerApp.root_dir={}".format(ROOT / "notebooks")]
 COMMANDS["test"] = ["-m", "pytest"]

@@ -1,6 +1,7 @@
 """What the README promises a reader who types it in."""
 
 import ast
+import json
 import re
 import shlex
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from fewshot_lib.course.cli import parser
+from fewshot_lib.course.running.times import load_costs
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "benchmarks/README.md", "data/README.md"]
@@ -91,6 +93,18 @@ def test_every_chapter_benchmark_and_extra_stands_in_its_table():
     assert all(f"\n| [{path.name}]({path.name}) |" in table for path in (ROOT / "benchmarks").glob("*.py"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert all(f'| `pip install ".[{extra}]"` |' in README for extra in project["optional-dependencies"])
+
+
+def test_no_notebook_took_longer_than_its_head_says_nor_all_of_them_than_the_readme():
+    taken = {name: cost["seconds"] / 60 for name, cost in load_costs(ROOT / "notebooks")["laptop"].items()}
+    sums = {"chapters": 0.0, "optional notebooks": 0.0}
+    for path in (ROOT / "notebooks").rglob("*.ipynb"):
+        head = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+        assert taken[path.stem] < int(re.findall(r"under (\d+) minutes? \|", head)[-1]), path.stem
+        sums["optional notebooks" if path.parent.name == "extra" else "chapters"] += taken[path.stem]
+    for what, minutes in sums.items():
+        low, high = re.search(rf"(\d+) to (\d+) (?:minutes|more) for the {what}", README).groups()
+        assert int(low) <= minutes <= int(high), what
 
 
 @pytest.mark.parametrize("page", PAGES)

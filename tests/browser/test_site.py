@@ -105,3 +105,10 @@ def test_a_page_of_a_run_holds_its_formulas_and_asks_for_nothing(browser, tmp_pa
         assert fractions and all(fractions)
         assert page.evaluate("document.fonts.check('16px \"Course Math\"')")
         assert (page.foreign, page.errors) == ([], [])
+
+
+def test_no_number_of_a_table_is_broken_at_its_interval(browser, address):
+    with opened(browser, f"{address}/RESULTS.html", address) as page:
+        cells = page.eval_on_selector_all("td", "cells => cells.map(cell => cell.textContent)")
+        numbers = [text for text in cells if "±" in text and text[0] in "+-0123456789"]
+        assert len(numbers) > 50 and not [text for text in numbers if " ± " in text]

@@ -159,13 +159,14 @@ def test_what_becomes_a_slide():
         text("own slide", slideshow={"slide_type": "slide"}),
         text("## 2 · Exercises\n\n### Exercise 1"),
         text("stub"),
-        text("## Recap\n\nDone."),
+        text("## Recap\n\nDone. Keep a list: " + "of many things, " * 40 + "in short."),
     ]
     page = slides(nbformat.v4.new_notebook(cells=cells), "t")
     words = ["Title", "Predict", "After", "alt", "alt", "own slide", "Recap"]
     sections = re.findall(r"<section>(.*?)</section>", page, re.S)
     assert len(sections) == len(words) and all(w in part for w, part in zip(words, sections, strict=True))
     assert sections[0].count("goes on") < 20 and "left out" not in page and "stub" not in page
+    assert "Done." in sections[-1] and "Keep a list" not in sections[-1], "it stays whole at its colon"
     assert "1 &lt; 2" in page and "True" in sections[2] and "<math" in page
 
 

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+from fewshot_lib.course.cli import parser
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -99,6 +102,13 @@ def test_every_command_goes_to_the_python_of_the_venv(course, monkeypatch, argum
     monkeypatch.setattr(course, "hand_over", lambda command: (command, "status"))
     assert course.main(arguments) == (handed_over, "status")
     assert course.COMMANDS["lab"] == ["-m", "jupyterlab", f"--ServerApp.root_dir={course.ROOT / 'notebooks'}"]
+
+
+def test_every_command_of_fewshot_is_passed_on_and_stands_in_the_readme(course):
+    (commands,) = (action.choices for action in parser()._actions if action.choices)
+    assert set(commands) == set(course.COMMANDS) - {"lab", "test", "setup"}
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Commands and settings")[2]
+    assert not [name for name in commands if not re.search(rf"`(fewshot )?{name}\b", table)]
 
 
 def test_help_and_unknown_commands_set_nothing_up(course, steps, capsys):

@@ -10,7 +10,8 @@ from typing import Any
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222;
 background:#fff}table{border-collapse:collapse}th,td{padding:.3em .7em;text-align:left;
 border-bottom:1px solid #ccc;vertical-align:top}.ok{color:#00563f}.look{color:#7a4b00}
-.wrong{color:#9a2c00}p.note{border-left:4px solid #9a2c00;padding-left:1em}"""
+.wrong{color:#9a2c00}p.note{border-left:4px solid #9a2c00;padding-left:1em}
+.ok,.look,.wrong{white-space:nowrap}.wide{overflow-x:auto}tbody th{position:sticky;left:0;background:#fff}"""
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 # verdict -> a sign beside the colour, and what it means to the one who wrote the code
 MEANINGS = {
@@ -79,5 +80,7 @@ def class_page(rows: Sequence[Mapping[str, Any]], pages: Mapping[str, str], note
     meanings = "".join(
         f"<li>{sign} {escape(name)}: {escape(text)}</li>" for name, (sign, text) in MEANINGS.items()
     )
+    meanings += "<li>(empty): nothing was handed in.</li>"
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    return _page("Grades", f"{warning}{table}<h2>What the verdicts mean</h2><ul>{meanings}</ul>")
+    wide = f"<div class='wide' tabindex='0' role='region' aria-label='Grades'>{table}</div>"
+    return _page("Grades", f"{warning}{wide}<h2>What students read</h2><ul>{meanings}</ul>")

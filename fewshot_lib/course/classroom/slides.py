@@ -126,7 +126,7 @@ def _short(text: str) -> list[str]:
     kept, room = [], MOST_PROSE
     for block in re.split(r"\n\s*\n", text.strip()):
         if not block.startswith(_WHOLE):
-            sentences = re.split(r"(?<=[.!?:])\s", block)
+            sentences = re.split(r"(?<=[.!?])\s", block)
             while sentences and len(" ".join(sentences)) > room:
                 sentences.pop()
             block = " ".join(sentences)

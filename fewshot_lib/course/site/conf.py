@@ -76,6 +76,14 @@ def _is_foreign(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options
     return True if name.startswith("set_") and name.endswith("_request") else None
 
 
+def _keep_together(app: Sphinx, document: nodes.document) -> None:
+    """A number of a table is not broken at its ±."""
+    together = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
+    for entry in document.findall(nodes.entry):
+        for text in list(entry.findall(nodes.Text)):
+            text.parent.replace(text, nodes.Text(text.replace(" ± ", together)))
+
+
 def _with_levels(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
     """The headings of the list of contents have a level, which the theme forgets to say."""
     contents = context.get("furo_navigation_tree", "")
@@ -88,4 +96,5 @@ def setup(app: Sphinx) -> None:
     app.add_html_math_renderer("mathml", (_inline, None), (_display, None))
     app.connect("autodoc-process-docstring", _as_list)
     app.connect("autodoc-skip-member", _is_foreign)
+    app.connect("doctree-read", _keep_together)
     app.connect("html-page-context", _with_levels, priority=900)  # after the theme

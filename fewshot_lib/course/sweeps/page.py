@@ -12,7 +12,7 @@ SECONDS = 10  # between two looks
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:80em;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse}th,td{padding:.2em .7em;text-align:left;border-bottom:1px solid #ddd}
 .bar{display:flex;height:1.2em;background:#ddd}.done{background:#009e73}.failed{background:#d55e00}
-td.done,td.failed,td.lost{color:#fff}.lost{background:#cc79a7}td.waiting{background:#ddd}small{color:#555}"""
+td.done,td.failed,td.lost{color:#000}.lost{background:#cc79a7}td.waiting{background:#ddd}small{color:#555}"""
 STATES = ("done", "failed", "lost", "waiting")
 
 

@@ -36,8 +36,8 @@ def is_sweep(directory: Path) -> bool:
 def join(directories: Sequence[Path], out: Path) -> str:
     """Writes results.md, .csv, .parquet, and a picture per notebook and parameter; returns the table.
 
-    directories: of sweeps, or of ``fewshot run``. What failed is left out and named. ValueError where there
-    is nothing.
+    directories: of sweeps, ``fewshot run`` or papermill. What failed is left out and named. ValueError
+    where there is nothing.
     """
     points, left_out = load(directories)
     if not points:
@@ -96,7 +96,7 @@ def _place(facts: Row) -> list[tuple]:
 
 
 def _facts(directories: Sequence[Path]) -> Iterator[Row]:
-    """Of the points of sweeps, and of the notebooks that ``fewshot run`` executed."""
+    """Of the points of sweeps, and of the notebooks that ``fewshot run`` or papermill executed."""
     for directory in directories:
         yield from read_all(directory).values()
         for path in sorted(directory.glob("*.ipynb")):
@@ -105,7 +105,21 @@ def _facts(directories: Sequence[Path]) -> Iterator[Row]:
                 rows, own = output.complete_rows(notebook), declared(notebook)
             except (ValueError, OSError):
                 continue
-            if stamp := notebook.metadata.get(records.STAMP):
+            stamp, papermill = (notebook.metadata.get(name, {}) for name in (records.STAMP, "papermill"))
+            if papermill.get("start_time") and rows:  # it came after ours, if there are both: see run_of
+                run = records.run_of(notebook) or {}
+                given = {"profile": rows[0]["profile"]} | papermill.get("parameters", {})
+                parameters = own | {name: given[name] for name in given if name in own}  # others are typos
+                yield {
+                    "notebook": Path(papermill.get("input_path") or path).stem,
+                    "started": run["run"],
+                    "failure": "it stopped before its end" if run["stopped"] else "",
+                    "seconds": papermill.get("duration"),
+                    "key": "",
+                    "parameters": parameters,
+                    "rows": rows,
+                }
+            elif stamp:
                 parameters = own | stamp["parameters"] | {"profile": stamp["profile"]}
                 yield {**stamp, "notebook": path.stem, "key": "", "parameters": parameters, "rows": rows}
 

@@ -65,6 +65,21 @@ def test_one_seed_keeps_the_interval_over_its_episodes_and_a_pair_of_one_has_non
     assert difference["ci_low"] is None and not math.isnan(difference["mean"])
 
 
+def test_what_papermill_executed_is_joined_and_a_name_that_the_notebook_lacks_makes_no_new_point(
+    swept, tmp_path
+):
+    out = swept(seed=[0, 1])
+    notebook = nbformat.read(next(out.rglob("*.ipynb")), 4)
+    notebook.metadata.pop("fewshot_run", None)
+    for name, given in {"new": {"seed": 7}, "same": {"seed": 1, "sede": 3}}.items():
+        times = {"start_time": "2100-01-01", "end_time": "2100-01-02", "exception": None}
+        notebook.metadata["papermill"] = {"input_path": "01_tiny.ipynb", "parameters": given} | times
+        nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+    found, left_out = results.load([out, tmp_path])
+    assert sorted(point["parameters"]["seed"] for point in found) == [0, 1, 7]
+    assert "1 older runs" in left_out[0]
+
+
 def test_what_failed_is_left_out_and_named_and_nothing_finished_is_an_error(swept, tmp_path):
     text = results.join([swept(seed=[0, 99])], tmp_path / "joined")
     assert "Left out:\n- 01_tiny seed=99: cell 3" in text and "1 points, 1 rows" in text
