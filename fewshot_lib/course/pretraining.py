@@ -1,7 +1,7 @@
-"""The Conv4 that chapters 02, 03 and 04 share: pre-trained once, kept in the cache, the same in all of them.
+"""The Conv4 that chapters 02 and 03 share: pre-trained once, kept in the cache, the same in both.
 
 What is called "the pre-trained Conv4" then has one accuracy, whichever chapter names it, and a reader may
-start at any of them. Chapter 02 shows this training line by line.
+start at either. Chapter 02 shows this training line by line.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _LABEL = "supervised training"
 
 @dataclass(frozen=True)
 class Plan:
-    """How much chapters 02 to 04 train: a ProtoNet in episodes, a plain network on as many images."""
+    """How much chapters 02 and 03 train: a ProtoNet in episodes, a plain network on as many images."""
 
     n_steps: int  # of the ProtoNet, one episode each
     n_way: int

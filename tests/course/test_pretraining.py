@@ -1,4 +1,4 @@
-"""One pre-trained Conv4 for chapters 02 to 04: the training that 02 shows, done once, loaded afterwards."""
+"""One pre-trained Conv4 for chapters 02 and 03: the training that 02 shows, done once, loaded afterwards."""
 
 import ast
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Chapter 04: its schemes and figures, its small network and episodes, and letters drawn in another way."""
+"""Chapter 04: its schemes and figures, its small network and episodes, and inverted letters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -156,15 +155,11 @@ def sine_fits(
     return fig
 
 
-def drawn_otherwise(inputs: Tensor) -> dict[str, Tensor]:
-    """The same examples in three other ways: images (n, c, h, w), or what stands for it in vectors (n, d)."""
+def inverted(inputs: Tensor) -> Tensor:
+    """Black for white in images (n, c, h, w), the other sign in vectors (n, d)."""
     if inputs.dim() == 2:
-        noise = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(0)).to(inputs)
-        return {"negated": -inputs, "reversed": inputs.flip(1), "noisy": inputs + 0.5 * inputs.std() * noise}
-    white = 255 if inputs.dtype == torch.uint8 else 1
-    quarters = 1 if inputs.shape[-1] == inputs.shape[-2] else 2  # all ways have one shape
-    thick = F.max_pool2d(inputs.float(), 3, stride=1, padding=1).to(inputs.dtype)
-    return {"inverted": white - inputs, "rotated": inputs.rot90(quarters, (-2, -1)), "thickened": thick}
+        return -inputs
+    return (255 if inputs.dtype == torch.uint8 else 1) - inputs
 
 
 def worlds_figure(worlds: Mapping[str, Tensor], rows: Tensor) -> Figure:

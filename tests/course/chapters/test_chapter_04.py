@@ -1,4 +1,4 @@
-"""What chapter 04 draws: letters in other ways, and figures whose panels can be compared."""
+"""What chapter 04 draws: inverted letters, and figures whose panels can be compared."""
 
 import pytest
 import torch
@@ -7,24 +7,20 @@ from fewshot_lib.core import EpisodeResults
 from fewshot_lib.course.chapters import chapter_04
 
 
-@pytest.mark.parametrize("shape", [(5, 1, 12, 12), (5, 3, 20, 36)])
+@pytest.mark.parametrize("shape", [(5, 1, 12, 12), (5, 3, 20, 36), (50, 8)])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_pictures_drawn_otherwise_can_be_put_into_one_tensor_with_the_others(shape, dtype):
+def test_what_is_inverted_twice_is_as_it_was(shape, dtype):
     draw = torch.Generator().manual_seed(0)
-    images = (torch.rand(shape, generator=draw) * (255 if dtype == torch.uint8 else 1)).to(dtype)
-    ways = chapter_04.drawn_otherwise(images)
-    assert torch.cat([images, *ways.values()]).dtype == dtype
-    assert torch.equal(chapter_04.drawn_otherwise(ways["inverted"])["inverted"], images)
-    assert torch.equal(ways["rotated"].flatten(1).sort(1).values, images.flatten(1).sort(1).values)
-    assert (ways["thickened"] >= images).all() and not torch.equal(ways["thickened"], images)
+    inputs = (torch.rand(shape, generator=draw) * (255 if dtype == torch.uint8 else 1)).to(dtype)
+    inverted = chapter_04.inverted(inputs)
+    assert inverted.dtype == dtype and not torch.equal(inverted, inputs)
+    assert torch.equal(chapter_04.inverted(inverted), inputs)
 
 
-def test_features_have_three_other_ways_too():
-    x = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
-    ways = chapter_04.drawn_otherwise(x)
-    assert {way.shape for way in ways.values()} == {x.shape}
-    assert not any(torch.equal(way, x) for way in ways.values())
-    assert all(torch.equal(way, ways[name]) for name, way in chapter_04.drawn_otherwise(x).items())
+@pytest.mark.parametrize(("dtype", "white"), [(torch.uint8, 255), (torch.float32, 1)])
+def test_an_inverted_picture_is_black_where_it_was_white(dtype, white):
+    picture = torch.tensor([0, white], dtype=dtype).view(1, 1, 1, 2)
+    assert chapter_04.inverted(picture).flatten().tolist() == [white, 0]
 
 
 def test_the_true_wave_is_found_from_its_support():
