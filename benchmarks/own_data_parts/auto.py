@@ -20,7 +20,6 @@ INTRODUCTION = """## method="auto"
 
 `auto`: on training and validation classes, since it is a choice and not a result. With wrong names three in
 ten are handed round among the classes. What cross-validation on the examples chose, and what that brought.
-Measured before words that no example has got their column.
 """
 
 

@@ -16,8 +16,7 @@ INTRODUCTION = """## What to label next
 
 `suggest`: all classes, the first 60 texts of each, seeds from 1000 on. From one example of each class on,
 twenty texts a round are labelled: those that `suggest` asks for, or twenty at random, from the same half of
-the texts; the other half is tested. Accuracy in %, paired 95 % intervals over draws. Measured before words
-that no example has got their column.
+the texts; the other half is tested. Accuracy in %, paired 95 % intervals over draws.
 """
 
 

@@ -17,8 +17,7 @@ INTRODUCTION = """## The words beside the encoder
 
 `words`: the sets and classes of the next sections, seeds from 1000 on; points that the words of the texts
 bring to names as examples, with the weight α where the encoder has 1 (`classifier/words.py`); paired, with
-95 % intervals over tasks. In bfloat16 (`FEWSHOT_BF16=1`). Measured before words that no example has got their
-column, which moved the means of the tables above by at most 0.3 points.
+95 % intervals over tasks. In bfloat16 (`FEWSHOT_BF16=1`).
 
 **Taken: α = 0.6**, a cautious choice that the table does not decide: from four examples on larger ones have
 higher means, at one, where names mislead, lower ones. Before the words were chosen, these were tried on
