@@ -105,6 +105,8 @@ def feature_rows(name: str, values: Any, used: Tensor | None = None) -> Tensor:
 
 
 def _check_finite(name: str, rows: Tensor, used: Tensor | None) -> None:
+    if rows.sum().isfinite():  # NaN and infinity would make the sum so, and this is far quicker
+        return
     finite = rows.isfinite().reshape(len(rows), math.prod(rows.shape[1:])).all(1)  # (n,)
     if used is not None and not finite.all():
         used = used.to(finite.device)

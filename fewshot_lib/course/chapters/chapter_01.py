@@ -4,13 +4,15 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fewshot_lib.core import EpisodeResults, half_width
+from fewshot_lib.core import EpisodeResults, Episodes, EpisodeSampler, half_width
 from fewshot_lib.course.figures import say, show
+from fewshot_lib.course.lesson import Lesson
 from fewshot_lib.course.plots import COLOURS, interval_plot, picture
 from fewshot_lib.course.records import markdown
 from fewshot_lib.data import ClassDataset
+from fewshot_lib.encoders import Conv4, TextEncoder, encode, extract_features
 
 WALL = 14, 4  # columns and rows of drawings
 Row = tuple[str, str, EpisodeResults]  # a classifier, "seen" or "unseen" classes, what it reaches
@@ -37,6 +39,48 @@ def wall(dataset: ClassDataset, split: str) -> None:
         alt=f"Drawings of {split} classes: each column is a letter, "
         f"drawn {rows} times with different distortions.",
     )
+
+
+def inputs_of(dataset: ClassDataset, device: torch.device) -> Tensor:
+    """Pictures as they are, (n, c, h, w); of texts what a frozen sentence encoder makes of them, (n, d)."""
+    if dataset.is_text:
+        return extract_features(TextEncoder().to(device), dataset)
+    return torch.as_tensor(dataset.inputs)
+
+
+def new_network(inputs: Tensor, device: torch.device) -> tuple[nn.Module, int]:
+    """A feature extractor with random weights (a Conv4, of texts one layer), and its number of features."""
+    if inputs.dim() == 2:
+        return nn.Sequential(nn.Linear(inputs.shape[1], 128), nn.ReLU()).to(device), 128
+    f = Conv4(in_channels=inputs.shape[1]).to(device)
+    return f, encode(f, inputs[:1]).shape[1]
+
+
+def hold_back(labels: Tensor, n_way: int, n_shot: int, seed: int) -> Tensor:
+    """A random quarter of the samples, bool (n,); of small data sets what an episode needs."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    held_out[order[: len(labels) // 4]] = True
+    return enough_for_episodes(held_out, order, labels, n_way, n_shot)
+
+
+def episodes_of_seen(labels: Tensor, n_classes: int, lesson: Lesson) -> Episodes:
+    """The lesson's episodes of held-out samples, labels (n,), of the classes that have enough of them.
+
+    They have at most 3 queries of a class: only a few samples of each are held back.
+    """
+    sizes = torch.bincount(labels, minlength=n_classes)
+    most = int(sizes.sort(descending=True).values[lesson.n_way - 1]) - lesson.n_shot
+    n_query = min(lesson.n_query, 3, most)
+    usable = (sizes >= lesson.n_shot + n_query).nonzero().squeeze(1)
+    sampler = EpisodeSampler(labels, usable, lesson.n_way, lesson.n_shot, n_query, lesson.seed)
+    return sampler.sample(lesson.n_episodes)
+
+
+def as_result(accuracies: Tensor, method: str, n_given: int, episodes: Episodes) -> EpisodeResults:
+    """Accuracies (E,) of a classifier that was given so many samples of each class, as ``evaluate`` does."""
+    sizes = episodes.n_way, n_given, episodes.n_query
+    return EpisodeResults(accuracies.unsqueeze(0), method, False, *sizes, episodes.fingerprint())
 
 
 def enough_for_episodes(held_out: Tensor, order: Tensor, labels: Tensor, n_way: int, n_shot: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Chapter 08: how the classes become tasks, and the schemes of attention, block, links and steps."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,8 @@ from fewshot_lib.data import ClassDataset
 from fewshot_lib.encoders import Conv4, TextEncoder, encode, extract_features
 from fewshot_lib.graphs import Combined
 from fewshot_lib.multitask import Task, evaluate_tasks, task_episodes
-from fewshot_lib.prototypes import name_features, train_prototypical
+from fewshot_lib.multitask.tasks import JointEpisodes, joined
+from fewshot_lib.prototypes import centred, name_features, train_prototypical
 
 # What a variant of the ablation is, by what it lacks
 LEFT = {
@@ -133,12 +134,55 @@ def encoded(lesson: Lesson, dataset: ClassDataset, n_query: int) -> tuple[Tensor
     return encode(conv4, torch.as_tensor(dataset.inputs)), None
 
 
+def prepared(
+    lesson: Lesson, dataset: ClassDataset, plan: Plan
+) -> tuple[list[Task], list[Task], list[Task], dict[str, Any]]:
+    """The plan's tasks, its unseen and its fresh ones, with features; and what a training step deals.
+
+    What is computed of examples (the mean, for images the encoder) sees only classes that the tasks train on.
+    The sizes, for ``TaskSampler``: 5 queries and up to 5 shots, or as many as half of the smallest class has.
+    """
+    seen = torch.cat([split["train"] for split in plan.tasks.values()])
+    learning = replace(dataset, splits={"train": seen})
+    splits = [*plan.tasks.values(), *plan.unseen.values(), *plan.fresh.values()]
+    half = min(int(dataset.counts[classes].min()) for split in splits for classes in split.values()) // 2
+    n_query = max(1, min(5, lesson.n_query, half - 1))
+    sizes = {"n_way": plan.train_ways, "n_shot": (1, max(1, min(5, half - n_query))), "n_query": n_query}
+    features = centred(learning, *encoded(lesson, learning, n_query))
+
+    def tasks_of(splits: Splits) -> list[Task]:
+        return [
+            Task(name, replace(dataset, splits=split, name=f"{dataset.name}/{name}"), *features)
+            for name, split in splits.items()
+        ]
+
+    return tasks_of(plan.tasks), tasks_of(plan.unseen), tasks_of(plan.fresh), sizes
+
+
 def part_of(task: Task, kept: Tensor, splits: Mapping[str, Tensor]) -> Task:
     """The same task with some of the examples only, kept (n,) bool, and with other splits."""
     rows, inputs = kept.nonzero()[:, 0], task.dataset.inputs
     few = inputs[rows] if isinstance(inputs, Tensor) else [inputs[i] for i in rows.tolist()]
     dataset = replace(task.dataset, inputs=few, labels=task.dataset.labels[rows], splits=dict(splits))
     return replace(task, dataset=dataset, features=task.features[rows.to(task.features.device)])
+
+
+def halves(tasks: Sequence[Task], n_shot: int) -> list[list[Task]]:
+    """Tasks to train on and to test on: the same training classes, every other example of each.
+
+    Two empty lists where a half is too small for a support and a query.
+    """
+    smallest = min(int(task.dataset.counts[task.classes("train")].min()) for task in tasks) // 2
+    if smallest <= max(1, n_shot):
+        return [[], []]
+    labels = tasks[0].dataset.labels
+    order = labels.argsort(stable=True)
+    odd = torch.zeros(len(labels), dtype=torch.bool)
+    odd[order[1::2]] = True
+    return [
+        [part_of(task, odd == i, {split: task.classes("train")}) for task in tasks]
+        for i, split in enumerate(("train", "test"))
+    ]
 
 
 def poor(task: Task, n_classes: int, n_examples: int, seed: int = 0) -> Task:
@@ -337,12 +381,16 @@ class Exam:
         on: Sequence[Task],
         split: str = "test",
         n_shot: int | None = None,
-        n_query: int | None = None,
         number: int | None = None,
     ) -> dict[str, Episodes]:
-        """So many episodes in all (by default half of the lesson's), equally many of every task."""
+        """So many episodes in all (by default half of the lesson's), equally many of every task.
+
+        Where a class is too small for the lesson's queries beside so many shots, there are fewer.
+        """
         of_each = max(2, (number or self.lesson.n_episodes // 2) // len(on))
-        shots, queries = n_shot or self.lesson.n_shot, n_query or self.lesson.n_query
+        shots = n_shot or self.lesson.n_shot
+        smallest = min(int(task.dataset.counts[task.classes(split)].min()) for task in on)
+        queries = min(self.lesson.n_query, smallest - shots)
         return task_episodes(on, split, self.plan.n_way, shots, queries, of_each, self.lesson.seed)
 
     def record(self, name: str, result: EpisodeResults, note: str) -> None:
@@ -370,6 +418,21 @@ def supervised(on: Sequence[Task], asked: Sequence[Task], episodes: Mapping[str,
         ways = e.classes.clone().apply_(column.__getitem__).unsqueeze(1).expand(-1, e.query.shape[1], -1)
         right.append((p.gather(2, ways).argmax(-1) == e.query_labels).double().mean(1))
     return torch.cat(right)
+
+
+def with_links(
+    on: Sequence[Task], episodes: Mapping[str, Episodes], n_linked: int, same: bool = True
+) -> Iterator[tuple[JointEpisodes, Tensor]]:
+    """For every task its episodes, and for each the mean task node (E, d) of n_linked episodes.
+
+    These are its own and the next ones: of the same task, or all but its own of the next task.
+    """
+    joint = {task.name: joined([task], [episodes[task.name]]) for task in on}
+    nodes = {name: found.support.mean((1, 2)) for name, found in joint.items()}
+    for i, task in enumerate(on):
+        own, others = nodes[task.name], nodes[on[(i + 1 - same) % len(on)].name]
+        linked = [own, *(others.roll(j, 0) for j in range(1, n_linked))]
+        yield joint[task.name], torch.stack(linked).mean(0)
 
 
 def agreement(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fewshot_lib.core import EpisodeSampler, evaluate, few_shot_method, train_classifier
+from fewshot_lib.core import EpisodeSampler, evaluate, feature_rows, few_shot_method, train_classifier
 from fewshot_lib.finetuning import FineTuning, evaluate_steps
 from fewshot_lib.multitask import Task, TaskSampler
 from fewshot_lib.prototypes import cosine_prototypes, zero_shot
@@ -36,6 +36,18 @@ def test_a4_features_that_are_no_numbers_are_refused_by_row(value, word):
         dataset(inputs=bad)  # so no trainer sees it
     with pytest.raises(ValueError, match=rf"`inputs` has {word} in row 1"):
         train_classifier(nn.Linear(5, 3), nn.Linear(3, 8), bad, LABELS, 1)
+
+
+def test_large_numbers_are_numbers_and_opposite_infinities_are_not():
+    """Neither is told by their sum: it is infinite for the first and no number for the second."""
+    large = torch.full_like(ROWS, torch.finfo(ROWS.dtype).max)
+    assert feature_rows("features", large) is large
+    large[2, 0], large[5, 1] = torch.inf, -torch.inf
+    with pytest.raises(ValueError, match=r"an infinite number in row 2 \(and 1 more rows have\)"):
+        feature_rows("features", large)
+    assert (
+        feature_rows("features", large, torch.tensor([0, 1, 7])) is large
+    )  # what is not used may be anything
 
 
 def test_names_of_a_task_are_numbers_too():

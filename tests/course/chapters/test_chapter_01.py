@@ -1,9 +1,11 @@
 """What chapter 01 draws and holds back: both kinds of classes, enough samples, a table with its figure."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from fewshot_lib.core import EpisodeResults, half_width
+from fewshot_lib.core import EpisodeResults, EpisodeSampler, half_width
 from fewshot_lib.course.chapters import chapter_01
 from fewshot_lib.data import ClassDataset
 
@@ -50,3 +52,29 @@ def test_the_bands_are_the_deviation_and_the_interval_of_the_first_episodes(show
         at_10 = corners[corners[:, 0] == 10][:, 1]
         width = 200 * float(statistic(accuracies[:10]))
         assert at_10.max() - at_10.min() == pytest.approx(width, rel=1e-4)
+
+
+def test_a_quarter_is_held_back_and_its_episodes_are_of_classes_with_enough_samples():
+    labels = torch.arange(8).repeat_interleave(20)
+    held = chapter_01.hold_back(labels, n_way=3, n_shot=1, seed=0)
+    assert held.sum() == 40
+    assert torch.equal(held, chapter_01.hold_back(labels, n_way=3, n_shot=1, seed=0))
+    assert not torch.equal(held, chapter_01.hold_back(labels, n_way=3, n_shot=1, seed=1))
+    lesson = SimpleNamespace(n_way=3, n_shot=1, n_query=15, n_episodes=50, seed=0)
+    episodes = chapter_01.episodes_of_seen(labels[held], 8, lesson)
+    assert len(episodes) == 50 and episodes.n_query <= 3
+    sizes = torch.bincount(labels[held], minlength=8)
+    assert (sizes[episodes.classes.unique()] >= 1 + episodes.n_query).all()
+
+
+def test_a_result_counts_the_samples_that_the_classifier_was_given():
+    episodes = EpisodeSampler(torch.arange(4).repeat_interleave(6), range(4), 3, 1, 2).sample(5)
+    result = chapter_01.as_result(torch.full((5,), 0.5), "head", 15, episodes)
+    assert (result.n_way, result.n_shot, result.n_query, result.mean) == (3, 15, 2, 0.5)
+    assert result.episodes_fingerprint == episodes.fingerprint()
+
+
+def test_the_network_makes_as_many_features_as_it_says():
+    for inputs in (torch.rand(2, 3, 16, 16), torch.rand(2, 5)):
+        f, n_features = chapter_01.new_network(inputs, torch.device("cpu"))
+        assert f(inputs).shape == (2, n_features)

@@ -73,6 +73,37 @@ def test_a_poor_task_has_few_classes_of_few_examples_and_keeps_the_features_of_i
     assert [f"text {int(row)}" for row in poor.features[:, 0]] == poor.dataset.inputs
 
 
+@pytest.mark.parametrize("each", [7, 8])
+def test_halves_share_their_training_classes_and_no_example(each):
+    ds = dataset(10, ["a"], each=each)
+    task = Task("a", ds, torch.arange(float(len(ds))).unsqueeze(1))
+    (first,), (second,) = chapter.halves([task], n_shot=2)
+    assert torch.equal(first.classes("train"), second.classes("test"))
+    rows = torch.cat([first.features, second.features])[:, 0]
+    assert torch.equal(rows.sort().values, task.features[:, 0])
+    assert min(part.dataset.counts.min() for part in (first, second)) == each // 2
+    assert chapter.halves([task], n_shot=each // 2) == [[], []]
+
+
+def test_links_are_the_other_episodes_of_a_task_or_those_of_the_next():
+    ds = dataset(10, ["a"])
+    features = torch.randn(len(ds), 4, generator=torch.Generator().manual_seed(0))
+    on = [Task(name, ds, features) for name in "ab"]
+    episodes = {
+        name: EpisodeSampler(ds.labels, torch.arange(10), 3, 2, 1, seed=i).sample(4)
+        for i, name in enumerate("ab")
+    }
+    nodes = {name: features[e.support].mean((1, 2)) for name, e in episodes.items()}
+    for same in (True, False):
+        (joint, first), _ = chapter.with_links(on, episodes, 4, same)
+        assert torch.equal(joint.query, features[episodes["a"].query])
+        others = nodes["a" if same else "b"]
+        for e in range(4):
+            expected = (nodes["a"][e] + others.sum(0) - others[e]) / 4
+            torch.testing.assert_close(first[e], expected)
+    assert torch.equal(next(chapter.with_links(on, episodes, 1, same=False))[1], nodes["a"])
+
+
 def test_the_size_of_the_poor_task_is_the_best_of_the_page():
     gains = {
         (*list(row.values())[:2], k): float(row[k].split()[0])
