@@ -8,5 +8,5 @@ all, helps a task is measured. Augmentations keep a model from learning the trai
 from fewshot_lib.multitask.augmentation import ClassMixup, NameDropout, RandomRotation
 from fewshot_lib.multitask.balancing import BALANCERS, balancer, pcgrad_weights, task_gradients
 from fewshot_lib.multitask.encoder import scale_adapters, tune_encoder, validation_accuracy
-from fewshot_lib.multitask.tasks import Task, TaskSampler, sampling_probabilities
+from fewshot_lib.multitask.tasks import JointEpisodes, Task, TaskSampler, joined, sampling_probabilities
 from fewshot_lib.multitask.training import evaluate_tasks, task_episodes, train_jointly

@@ -19,8 +19,7 @@ from fewshot_lib.course.schemes import arrow, box
 from fewshot_lib.data import ClassDataset
 from fewshot_lib.encoders import Conv4, TextEncoder, encode, extract_features
 from fewshot_lib.graphs import Combined
-from fewshot_lib.multitask import Task, evaluate_tasks, task_episodes
-from fewshot_lib.multitask.tasks import JointEpisodes, joined
+from fewshot_lib.multitask import JointEpisodes, Task, evaluate_tasks, joined, task_episodes
 from fewshot_lib.prototypes import centred, name_features, train_prototypical
 
 # What a variant of the ablation is, by what it lacks

@@ -126,8 +126,8 @@ class Texts:
         column, guessed = text_column(path, header, text)
         plain = source.codec == "utf-8" and not start.startswith(codecs.BOM_UTF8)
         mark = b"" if plain else codecs.BOM_UTF8  # without it a spreadsheet would not know UTF-8
-        read = {"codec": source.codec, "separator": separator, "mark": mark}
-        return cls(path, header, column, notes + guessed, records, **read)
+        notes += guessed
+        return cls(path, header, column, notes, records, codec=source.codec, separator=separator, mark=mark)
 
     @property
     def key(self) -> list[Any]:
