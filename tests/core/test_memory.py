@@ -13,15 +13,19 @@ if {keeps}:
     keep_memory()
 def pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(5):
+    for _ in range(40):
         torch.ones(2**24)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 pages()
-print(pages(), 5 * 2**26 // resource.getpagesize())
+print(pages(), 40 * 2**26 // resource.getpagesize())
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="where there is no glibc nothing changes")
+LIBRARY, VERSION = platform.libc_ver()
+ABLE = LIBRARY == "glibc" and [*map(int, VERSION.split("."))] >= [2, 35]
+
+
+@pytest.mark.skipif(not ABLE, reason="only glibc, and from 2.35 on, keeps blocks of more than 32 MB")
 def test_blocks_of_64_mb_cost_their_pages_once():
     done = [
         subprocess.run(
@@ -30,4 +34,5 @@ def test_blocks_of_64_mb_cost_their_pages_once():
         for keeps in (True, False)
     ]
     (kept, needed), (mapped_anew, _) = [map(int, each.stdout.split()) for each in done]
-    assert kept < needed / 100 < mapped_anew
+    # a small object may settle in a freed block, and the next large one then needs a place of its own
+    assert kept < needed / 4 < needed / 2 < mapped_anew
