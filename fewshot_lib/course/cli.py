@@ -114,10 +114,9 @@ def _add_data_options(command: argparse.ArgumentParser, title: str) -> None:
         group.add_argument(name, **settings)
 
 
-def _described(source: Any, arguments: argparse.Namespace) -> Any:
-    """The data set with its options as ``data.load`` takes them, in any directory."""
-    options = {name: getattr(arguments, name) for name in OPTIONS}
-    return data.describe(source, **options).absolute()
+def _given_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How to read the data set, of what was said."""
+    return {name: value for name in OPTIONS if (value := getattr(arguments, name)) is not None}
 
 
 def _run(arguments: argparse.Namespace) -> bool:
@@ -134,9 +133,10 @@ def _run(arguments: argparse.Namespace) -> bool:
     if profile is not None:
         values["profile"] = profile
     if values.get("dataset") is not None:
-        values["dataset"] = _described(values["dataset"], arguments)
-    elif given := [name for name in OPTIONS if getattr(arguments, name) is not None]:
-        flag = f"--{given[0].replace('_', '-')}"
+        described = data.describe_parameter(values["dataset"], **_given_options(arguments))
+        values["dataset"] = described.absolute()
+    elif given := _given_options(arguments):
+        flag = f"--{next(iter(given)).replace('_', '-')}"
         raise ValueError(f"`{flag}` says how to read a data set: say which, -p dataset=my.csv.")
     seeds = _seeds(arguments, values)
     paths, out = execution.find_notebooks(arguments.notebooks), arguments.out.expanduser()
@@ -194,7 +194,7 @@ def _inspect(arguments: argparse.Namespace) -> bool:
 
     file = arguments.write_split
     try:
-        found = inspected(_described(arguments.source, arguments))
+        found = inspected(data.describe(arguments.source, **_given_options(arguments)).absolute())
         _say(report(found, all_classes=arguments.classes))
         if file is not None:
             data.write_split(file, found.data)

@@ -70,7 +70,7 @@ def check_parameters(**parameters: Any) -> None:
         if not isinstance(dataset, str | Mapping) or not dataset:
             what = "a name such as 'glyphs', a path, {'source': path, 'label': 'Topic', …}, or None"
             raise ValueError(f"`dataset` is {dataset!r}: give {what} for the notebook's own.")
-        data.check_name(dataset)
+        data.describe_parameter(dataset)
 
 
 def _check_memory(parameters: Mapping[str, Any]) -> None:

@@ -41,9 +41,12 @@ def load(
     return (from_folder if asked.kind == "folder" else from_table)(asked.path, **asked.options)
 
 
-def check_name(source: str | Path | Mapping[str, Any], **options: Any) -> None:
-    """Raises ValueError for what :func:`load` would refuse before it reads any data."""
-    describe(source, **options)
+def describe_parameter(dataset: str | Path | Mapping[str, Any], **options: Any) -> Source:
+    """:func:`describe` for the parameter ``dataset`` of a notebook, which its errors then name."""
+    try:
+        return describe(dataset, **options)
+    except ValueError as error:
+        raise ValueError(str(error).replace("`source`", "`dataset`", 1)) from None
 
 
 def _load_set(asked: Source) -> ClassDataset:

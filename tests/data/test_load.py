@@ -111,7 +111,7 @@ def test_a_mapping_says_the_same_as_the_keyword_arguments(own_csv):
     assert again.splits["test"].tolist() == by_words.splits["test"].tolist()
     with pytest.raises(ValueError, match="`seed` is 3 in the description and 4 beside it"):
         data.load({"source": str(own_csv), "seed": 3}, seed=4)
-    data.check_name({"source": str(own_csv), "split": "0.5/0.5"})
+    data.describe({"source": str(own_csv), "split": "0.5/0.5"})
 
 
 def test_a_set_of_the_course_can_be_split_anew_and_lose_its_small_classes(monkeypatch, tmp_path):
@@ -167,8 +167,8 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_read(
         if isinstance(source, str)
         else source
     )
-    for function in (data.load, data.check_name):
-        with pytest.raises(ValueError, match=words):
+    for function, argument in ((data.load, "source"), (data.describe_parameter, "dataset")):
+        with pytest.raises(ValueError, match=words.replace("`source`", f"`{argument}`")):
             function(source, **options)
 
 

@@ -81,7 +81,7 @@ def _resolved(values: Values) -> Values:
     """The same for a process that works in another directory."""
     if (dataset := values.get("dataset")) is None:
         return values
-    return values | {"dataset": data.describe(dataset).absolute()}
+    return values | {"dataset": data.describe_parameter(dataset).absolute()}
 
 
 def _name(values: Values) -> str:
