@@ -56,7 +56,7 @@ from transformers import BatchEncoding
 
 from fewshot_lib import data
 from fewshot_lib.classifier import FewShotClassifier
-from fewshot_lib.core import half_width
+from fewshot_lib.core import half_width, keep_memory
 from fewshot_lib.encoders import TextEncoder, encode, tokenise, tokens_of
 from fewshot_lib.encoders.text import minilm_path
 
@@ -172,6 +172,7 @@ def of_steps(name: str, n_shot: int, draws: list[int], bfloat16: bool = False) -
     drawn = [examples(name, n_shot, draw, *compared(name)) for draw in draws]
     if not drawn:
         return
+    keep_memory()
     encoder = TextEncoder().to(device())
     torch.backends.cuda.matmul.allow_tf32 = True
     with clock() as taken:
