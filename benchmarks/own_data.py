@@ -19,11 +19,14 @@ import argparse
 from pathlib import Path
 
 import torch
+from own_data_draws import called
 from own_data_parts import (
     auto,
     choose,
     compare,
     cut,
+    few_classes,
+    outside,
     suggest,
     unknown,
     unlabelled,
@@ -36,6 +39,7 @@ from fewshot_lib.encoders import TextEncoder
 
 PARTS = {
     "compare": compare,
+    "outside": outside,
     "wrong_names": wrong_names,
     "cut": cut,
     "unlabelled": unlabelled,
@@ -44,6 +48,7 @@ PARTS = {
     "suggest": suggest,
     "words": words,
     "weight": weight,
+    "few_classes": few_classes,
     "choose": choose,
 }
 
@@ -72,9 +77,10 @@ def main() -> None:
     torch.set_num_threads(1)
     encoder = TextEncoder()
     options.out.mkdir(parents=True, exist_ok=True)
-    for name in ["validation"] if options.part in ("words", "weight", "choose") else options.datasets:
+    on_validation = options.part in ("words", "weight", "choose")
+    for name in ["validation"] if on_validation else options.datasets:
         lines = list(PARTS[options.part].table(name, options, encoder))
-        file = options.out / f"{options.part}-{name}.md"
+        file = options.out / f"{options.part}-{called(name)}.md"
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
         print("\n".join(lines), f"\nwritten to {file}", flush=True)
 

@@ -6,6 +6,7 @@ those of a frozen encoder, with the words of the examples beside them (``classif
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -105,16 +106,26 @@ def read(name: str, encoder: TextEncoder, splits: tuple[str, ...], per_class: in
     classes, rows = chosen(dataset, splits, per_class)
     whole = per_class is None  # then its features are kept on the disk
     features = extract_features(encoder, dataset)[rows] if whole else encode(encoder, dataset.take(rows))
-    called = [spoken(dataset.class_names[c]) for c in classes.tolist()]
-    names = encode(encoder, [TEMPLATE.format(name) for name in called])
-    tokens = [tokens_of(encoder, list(texts))["input_ids"] for texts in (dataset.take(rows), called)]
+    aloud = [spoken(dataset.class_names[c]) for c in classes.tolist()]
+    names = encode(encoder, [TEMPLATE.format(name) for name in aloud])
+    tokens = [tokens_of(encoder, list(texts))["input_ids"] for texts in (dataset.take(rows), aloud)]
     labels = torch.searchsorted(classes, dataset.labels[rows])
     return Set(features, labels, names, *tokens, encoder.tokenizer)
 
 
 def compared(name: str) -> tuple[tuple[str, ...], int | None]:
-    """Splits and texts of a class that take part in a comparison: of HWU64 all, of others see ``FIRST``."""
-    return (ALL, None) if name == "hwu64" else (("test",), FIRST)
+    """Splits and texts of a class that take part in a comparison: of HWU64 and tables all, else ``FIRST``."""
+    return (ALL, None) if name == "hwu64" or is_table(name) else (("test",), FIRST)
+
+
+def is_table(name: str) -> bool:
+    """Whether a data set is one of those that ``outside.py`` writes."""
+    return name.endswith(".csv")
+
+
+def called(name: str) -> str:
+    """What the pages call a data set."""
+    return Path(name).stem
 
 
 def accuracy(method: Method, draw: Draw) -> float:

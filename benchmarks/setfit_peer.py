@@ -48,7 +48,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from own_data_draws import chosen, compared, dealt, interval, table_head, table_row
+from own_data_draws import called, chosen, compared, dealt, interval, table_head, table_row
 from setfit_steps import tuned
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
@@ -186,7 +186,7 @@ def of_steps(name: str, n_shot: int, draws: list[int], bfloat16: bool = False) -
             for some in (texts, asked)
         )
         answers = LogisticRegression().fit(seen, labels).predict(new)
-        row = {"dataset": name, "shots": n_shot, "draw": draw, "method": SETFIT}
+        row = {"dataset": called(name), "shots": n_shot, "draw": draw, "method": SETFIT}
         accuracy = 100 * float((answers == np.array(truth)).mean())
         yield row | {"accuracy": round(accuracy, 4), "tested": len(truth), **together}
 
@@ -218,7 +218,7 @@ def measure(options: argparse.Namespace) -> None:
             if r["method"] == SETFIT and r["precision"].startswith(kind)
         }
         for name, n_shot in itertools.product(options.datasets, options.shots):
-            missing = [draw for draw in draws if (name, n_shot, draw) not in there]
+            missing = [draw for draw in draws if (called(name), n_shot, draw) not in there]
             # side by side only where it takes no longer than one after the other
             for some in [missing] if gpu else [[draw] for draw in missing]:
                 for row in of_steps(name, n_shot, some, options.bfloat16 and not gpu):
@@ -230,14 +230,14 @@ def measure(options: argparse.Namespace) -> None:
     kinds = [(DEFAULT, "float32"), (SETFIT, on_cpu)]
     for key in itertools.product(options.datasets, options.shots, draws, kinds):
         name, n_shot, draw, (method, used) = key
-        if method not in options.methods or (name, n_shot, draw, method, used) in known:
+        if method not in options.methods or (called(name), n_shot, draw, method, used) in known:
             continue
         texts, labels, asked, truth = examples(name, n_shot, draw, *compared(name))
         if method == DEFAULT:
             answers, taken = of_default(texts, labels, asked, encoder)
         else:
             answers, taken = of_setfit(texts, labels, asked, options.bfloat16)
-        row = {"dataset": name, "shots": n_shot, "draw": draw, "method": method, "precision": used}
+        row = {"dataset": called(name), "shots": n_shot, "draw": draw, "method": method, "precision": used}
         accuracy = 100 * float((answers == np.array(truth)).mean())
         keep(options.out, row | {"accuracy": round(accuracy, 4), "tested": len(truth), **taken})
 

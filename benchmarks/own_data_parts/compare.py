@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from own_data_draws import accuracy, compared, read, table_head, table_row
+from own_data_draws import accuracy, called, compared, read, table_head, table_row
 from torch import Tensor
 
 from fewshot_lib.classifier.words import WEIGHT
@@ -54,7 +54,8 @@ def nearest_neighbour(support: Tensor, query: Tensor, support_mask: Tensor | Non
     return cosines.amax(-1).mT
 
 
-ROWS: tuple[tuple[Method, bool], ...] = (  # and whether features have the words
+Rows = tuple[tuple[Method, bool], ...]  # and whether features have the words
+ROWS: Rows = (
     (weighed_names, True),
     (weighed_names, False),
     (names_as_examples, False),
@@ -69,8 +70,8 @@ ROWS: tuple[tuple[Method, bool], ...] = (  # and whether features have the words
 )
 
 
-def table(name: str, options: argparse.Namespace, encoder: TextEncoder) -> Iterator[str]:
-    """The table of one data set, and in words what it shows."""
+def table(name: str, options: argparse.Namespace, encoder: TextEncoder, rows: Rows = ROWS) -> Iterator[str]:
+    """The table of one data set, and in words what it shows: of the first row beside the others."""
     found = read(name, encoder, *compared(name))
     per_shot = {}
     for n_shot in options.shots:
@@ -78,18 +79,18 @@ def table(name: str, options: argparse.Namespace, encoder: TextEncoder) -> Itera
             {words: found.draw(n_shot, seed, WEIGHT * words) for words in (True, False)}
             for seed in range(options.draws)
         ]
-        per_shot[n_shot] = torch.tensor([[accuracy(m, d[words]) for d in draws] for m, words in ROWS])
+        per_shot[n_shot] = torch.tensor([[accuracy(m, d[words]) for d in draws] for m, words in rows])
         print(name, n_shot, [f"{a:.1f}" for a in per_shot[n_shot].mean(1)], flush=True)
     shots = [f"{n_shot} example{'s' if n_shot > 1 else ''}" for n_shot in options.shots]
-    yield f"### {name}: {len(found.names)} classes, {options.draws} draws\n"
+    yield f"### {called(name)}: {len(found.names)} classes, {options.draws} draws\n"
     yield from table_head("method", *shots)
-    for i, (method, words) in enumerate(ROWS):
+    for i, (method, words) in enumerate(rows):
         cells = (cell(a[i], a[0] if i else None) for a in per_shot.values())
         yield table_row(label(method, words), *cells)
     yield ""
     verdicts: dict[str, list[str]] = {"behind": [], "not told apart from": []}
     for n_shot, accuracies in per_shot.items():
-        for own, other in zip(accuracies[1:], ROWS[1:], strict=True):
+        for own, other in zip(accuracies[1:], rows[1:], strict=True):
             difference = accuracies[0] - own
             if abs(difference.mean()) <= half_width(difference):
                 verdicts["not told apart from"].append(f"{label(*other)} at {n_shot}")
@@ -104,7 +105,7 @@ def label(method: Method, words: bool) -> str:
     if method is weighed_names:
         return "names as examples" if words else "without the words"
     if method is names_as_examples:
-        return f"without the words, w = {method.weight:g}"
+        return f"w = {method.weight:g}" if words else f"without the words, w = {method.weight:g}"
     name = f"logistic regression, C = {method.C}" if isinstance(method, NamesAsExamples) else method.name
     return f"{name}, words" if words else name
 

@@ -46,12 +46,9 @@ def test_one_class_with_many_examples_keeps_nobody_from_asking():
 def test_names_that_fit_count_more_and_names_of_other_classes_less(n_shot):
     support, names = episodes(n_shot)
     right, wrong = (found_weight(support, n) for n in (names, names.roll(1, 1)))
-    assert (
-        (WEIGHTS[0] <= wrong).all()
-        and (wrong < 1.5).all()
-        and (right > 3).all()
-        and (right <= WEIGHTS[-1]).all()
-    )
+    lowest, _, _, highest = (3 * times for times in WEIGHTS)
+    assert (lowest <= wrong).all() and (wrong < 1.5).all()
+    assert (right > 3).all() and (right <= highest).all()
 
 
 def test_the_answers_are_those_of_the_weight_that_was_found():
@@ -67,7 +64,8 @@ def test_a_weight_is_judged_by_heads_that_have_not_seen_the_example():
     """Equation (1), with a loop over folds and weights, and (2)."""
     support, names = episodes(3)
     log_p_of = torch.zeros(len(WEIGHTS), dtype=torch.float64)
-    for row, v in enumerate(WEIGHTS):
+    weights = 3 * torch.tensor(WEIGHTS, dtype=torch.float64)
+    for row, v in enumerate(weights.tolist()):
         logits = []
         for out in range(3):
             rest = support[:1, :, [shot for shot in range(3) if shot != out]]
@@ -76,8 +74,8 @@ def test_a_weight_is_judged_by_heads_that_have_not_seen_the_example():
         for log_t in torch.linspace(-4, 4, 801).tolist():
             log_p = [(z / torch.tensor(log_t).exp()).log_softmax(-1).diagonal().sum() for z in logits]
             best = max(best, float(sum(log_p)) - log_t**2 / 2)
-        log_p_of[row] = best - (torch.tensor(v / 3).log() ** 2 / 2)
-    expected = (log_p_of.softmax(0) @ torch.tensor(WEIGHTS, dtype=torch.float64).log()).exp()
+        log_p_of[row] = best - math.log(v / 3) ** 2 / 2
+    expected = (log_p_of.softmax(0) @ weights.log()).exp()
     assert_close(found_weight(support, names)[0], expected, rtol=0.02, atol=0)
 
 
@@ -96,10 +94,10 @@ def test_weights_that_answer_alike_are_weighed_by_their_density(monkeypatch):
     nothing = torch.zeros(E, dtype=torch.float64)
     monkeypatch.setattr(module, "_at_best_temperature", lambda logits, asked: nothing)
     monkeypatch.setattr(module, "WEIGHTS", (1.7,))
-    assert_close(found_weight(support, names), nothing + 1.7)
+    assert_close(found_weight(support, names), nothing + 1.7 * 3)
     monkeypatch.setattr(module, "WEIGHTS", (1.0, 3.0))
     of_one = math.exp(-(math.log(3) ** 2) / 2)
-    assert_close(found_weight(support, names), nothing + 3 ** (1 / (1 + of_one)))
+    assert_close(found_weight(support, names), nothing + 3 * 3 ** (of_one / (1 + of_one)))
 
 
 def test_every_example_is_held_out_once_and_classes_count_alike():
@@ -111,13 +109,22 @@ def test_every_example_is_held_out_once_and_classes_count_alike():
 
 
 def test_classes_with_one_example_take_no_part():
-    support, names = episodes(4)
-    mask = masked(1, 4, 1, 4, 4, 2)
-    own = [1, 3, 4, 5]
+    support, names = episodes(4, n_way=7)
+    mask = masked(1, 4, 1, 4, 4, 2, 3)
+    own = [1, 3, 4, 5, 6]
     assert_close(
         found_weight(support, names, mask), found_weight(support[:, own], names[:, own], mask[:, own])
     )
-    assert (found_weight(support, names, masked(4, 1, 1, 1, 1, 1)) == 3).all()
+    assert (found_weight(support, names, masked(4, 1, 1, 1, 1, 1, 1)) == 3).all()
+
+
+@pytest.mark.parametrize(("n_way", "usual"), [(2, 7.5), (3, 5.0), (4, 3.75), (5, 3.0), (64, 3.0)])
+def test_of_few_classes_all_names_together_count_for_fifteen_examples(n_way, usual):
+    support, names = episodes(1, n_way=n_way)
+    assert (found_weight(support, names) == usual).all()
+    support, names = episodes(2, n_way=n_way)
+    found = found_weight(support, names) / usual
+    assert (found > WEIGHTS[0]).all() and (found < WEIGHTS[-1]).all()
 
 
 def test_names_that_fit_are_not_lost_where_few_classes_have_many_examples():
