@@ -1,10 +1,14 @@
 """The programs that measure speed: what they make of times, that they go on, and that all of them runs."""
 
 import csv
+import io
 import json
 import re
 import subprocess
 import sys
+import tarfile
+import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -277,6 +281,47 @@ def test_setfits_steps_do_not_depend_on_how_texts_are_read(monkeypatch):
         optimizer.step()
     assert not torch.allclose(after, before, rtol=1e-5, atol=0)
     assert torch.allclose(after, alone, rtol=1e-6, atol=0)
+
+
+def test_sets_from_packages_have_as_many_texts_of_each_class_and_none_of_two(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(FOLDER)
+    import outside
+
+    monkeypatch.setattr(outside, "OF_A_TOPIC", 3)
+    monkeypatch.setattr(outside, "OF_A_SENTIMENT", 4)
+    topics = {"food": ["Soup?", "Bread?", "Rice?", "Who?"], "the_sea": ["Fish?", "Waves?", "Sand?", "who?"]}
+    with zipfile.ZipFile(tmp_path / outside.CHAT, "w") as wheel:
+        for name, lines in {**topics, "few": ["One?"]}.items():
+            spoken = "".join(f"- - {line}\n  - An answer.\n" for line in lines)
+            wheel.writestr(f"chatterbot_corpus/data/english/{name}.yml", f"conversations:\n{spoken}")
+    ratings = [2.0, -1.5, 0.5, 1.0, -1.0, -0.9, 3.0, -3.0, 1.1, -2.2, 2.5, -2.5]
+    inner = io.BytesIO()
+    with tarfile.open(fileobj=inner, mode="w:gz") as archive:
+        for file, called in outside.SOURCES.values():
+            rows = [f'{i}\t{rating}\t{called} "{i}\n' for i, rating in enumerate(ratings)]
+            add(archive, f"hutto_ICWSM_2014/{file}_GroundTruth.txt", "".join(rows).encode())
+    with tarfile.open(tmp_path / outside.RATED, "w:gz") as archive:
+        add(archive, outside.WITHIN, inner.getvalue())
+    monkeypatch.setattr(sys, "argv", ["outside.py", str(tmp_path), "--out", str(tmp_path / "out")])
+    outside.main()
+    files = (tmp_path / "out").iterdir()
+    tables = {file.stem: list(csv.DictReader(file.open(encoding="utf-8"))) for file in files}
+    assert sorted(tables) == sorted(["chat", *outside.SOURCES, "sources"])
+    assert sorted(row["text"] for row in tables["chat"]) == sorted(topics["food"][:3] + topics["the_sea"][:3])
+    assert all(row["text"] in topics[row["label"].replace(" ", "_")] for row in tables["chat"])
+    for row in tables["movies"]:
+        rating = ratings[int(row["text"].split('"')[1])]
+        assert row["label"] == ("positive" if rating > 0 else "negative") and abs(rating) >= 1
+    assert Counter(row["label"] for row in tables["movies"]) == {"positive": 4, "negative": 4}
+    assert all(row["text"].startswith(row["label"]) for row in tables["sources"])
+    assert set(Counter(row["label"] for row in tables["sources"]).values()) == {4}
+
+
+def add(archive, name, content):
+    """A file in a tar archive."""
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    archive.addfile(info, io.BytesIO(content))
 
 
 def test_of_a_draw_run_in_two_arithmetics_the_more_exact_one_counts(monkeypatch):
