@@ -60,12 +60,12 @@ def found_weight(support: Tensor, names: Tensor, support_mask: Tensor | None = N
     spare = mask.sum(-1) > 1  # (E, N)
     usual = usual_weight(support.shape[1])
     if spare.all():
-        return _of_episodes(support, names, mask.bool(), usual)
+        return _of_episodes(support, names, mask.bool(), usual=usual)
     found = support.new_full(spare.shape[:1], usual)
     for e, own in enumerate(spare):
         if own.sum() > 1:
             parts = (part[e, own].unsqueeze(0) for part in (support, names, mask.bool()))
-            found[e] = _of_episodes(*parts, usual)
+            found[e] = _of_episodes(*parts, usual=usual)
     return found
 
 
@@ -74,7 +74,7 @@ def usual_weight(n_way: int) -> float:
     return max(names_as_examples.weight, OF_ALL / n_way)
 
 
-def _of_episodes(support: Tensor, names: Tensor, mask: Tensor, usual: float) -> Tensor:
+def _of_episodes(support: Tensor, names: Tensor, mask: Tensor, *, usual: float) -> Tensor:
     """w of (2), (E,), where every class has two examples or more; usual: w_N."""
     held_out, asked = _folds(mask)
     n_folds, C = len(asked), names_as_examples.C_of(support.shape[1])
