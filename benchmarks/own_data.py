@@ -11,8 +11,8 @@ all-MiniLM-L6-v2, frozen, one thread.
 ``choose``, ``weight`` and ``words`` show how the settings of the default were chosen: on the training and
 validation classes of five other sets, some tasks with a share of wrong names. HWU64, and all test classes,
 play no part in it. ``outside`` and ``few_classes`` read tables that ``outside.py`` writes, of texts that no
-other choice was made on; ``few_classes --datasets validation`` reads the five sets, too. Every table goes to a
-file of its own in ``--out``; ``page`` only joins them.
+other choice was made on; ``few_classes --datasets validation`` reads the five sets, too. Every table goes to
+a file of its own in ``--out``; ``page`` only joins them.
 """
 
 from __future__ import annotations
