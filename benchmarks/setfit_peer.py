@@ -172,7 +172,6 @@ def of_steps(name: str, n_shot: int, draws: list[int], bfloat16: bool = False) -
     drawn = [examples(name, n_shot, draw, *compared(name)) for draw in draws]
     if not drawn:
         return
-    keep_memory()
     encoder = TextEncoder().to(device())
     torch.backends.cuda.matmul.allow_tf32 = True
     with clock() as taken:
@@ -210,6 +209,7 @@ def measure(options: argparse.Namespace) -> None:
     if (gpu := torch.cuda.is_available()) or options.loop:
         if SETFIT not in options.methods:
             raise SystemExit("The loop runs SetFit only; on a GPU, too, the default is not measured.")
+        keep_memory()
         used = f"{ON_GPU}, {torch.cuda.get_device_name()}" if gpu else f"{on_cpu}, {LOOP}"
         kind = ON_GPU if gpu else used
         there = {

@@ -61,8 +61,9 @@ class NamesAsExamples:
 
     weight: w, of a name. C: of the examples against ½‖W‖², as in scikit-learn; None is √N, since the more
     classes there are, the larger logits have to be to tell them apart. temperature: τ of equation (2). The
-    defaults were chosen once, for all numbers of shots and ways, on *validation* classes (HuffPost, Reuters,
-    20 Newsgroups, Amazon, docstrings; ``benchmarks/own_data.md`` says why these).
+    defaults were chosen once, for all numbers of shots and 5 to 64 ways, on *validation* classes (HuffPost,
+    Reuters, 20 Newsgroups, Amazon, docstrings; ``benchmarks/own_data.md`` says why these). For the names of
+    fewer classes see ``name_weight``.
     uses_names: whether ``evaluate`` has to give names; without them a call is plain logistic regression.
     """
 
