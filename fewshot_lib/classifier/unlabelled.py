@@ -23,9 +23,8 @@ from torch import Tensor
 
 from fewshot_lib.prototypes import NamesAsExamples, fit_softmax
 
-WEIGHT = (
-    NamesAsExamples.weight
-)  # of a mean of which (1) is quite sure: as of a name before examples are asked
+# of a mean of which (1) is quite sure: as of a name, of five classes or more, before examples are asked
+WEIGHT = NamesAsExamples.weight
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -25,5 +25,5 @@ from fewshot_lib.prototypes.means import (
     train_prototypical,
 )
 from fewshot_lib.prototypes.name_examples import NamesAsExamples, SoftmaxHead, fit_softmax, names_as_examples
-from fewshot_lib.prototypes.name_weight import found_weight, weighed_names
+from fewshot_lib.prototypes.name_weight import found_weight, usual_weight, weighed_names
 from fewshot_lib.prototypes.with_queries import SoftKMeans

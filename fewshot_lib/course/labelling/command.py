@@ -181,7 +181,7 @@ def _pool(arguments: argparse.Namespace, inputs: Any) -> Any:
 def _about(classifier: "FewShotClassifier") -> Iterator[str]:
     """What was learnt, and how good it is as far as its own examples can tell."""
     from fewshot_lib.classifier import TunedEncoder, without_words
-    from fewshot_lib.prototypes import NamesAsExamples
+    from fewshot_lib.prototypes import NamesAsExamples, usual_weight
 
     counts = classifier.n_examples_
     each = " to ".join(map(str, sorted({counts.min(), counts.max()})))
@@ -195,7 +195,8 @@ def _about(classifier: "FewShotClassifier") -> Iterator[str]:
         yield "The labels are not used as names: they are codes, or you said so."
     method = classifier.method_
     if isinstance(method, NamesAsExamples) and method.uses_names:
-        asked = "" if method.weight == NamesAsExamples.weight else " (so the examples say; 3 before)"
+        usual = usual_weight(len(counts))
+        asked = "" if method.weight == usual else f" (so the examples say; {usual:.3g} before)"
         yield f"The name of a class counts as {method.weight:.1f} examples at most{asked}."
     if not (n := len(classifier.held_out_)):
         yield "How accurate it is cannot be told: no class has a second example."

@@ -81,6 +81,17 @@ def test_it_says_how_much_a_name_counts_where_names_are_read(bag, pictures, tmp_
         assert not re.search(said, capsys.readouterr().out)
 
 
+@pytest.mark.parametrize(("n_way", "usual"), [(2, "7.5"), (5, "3")])
+def test_what_a_name_counted_before_is_said_where_examples_were_asked(bag, tmp_path, capsys, n_way, usual):
+    words = ["cheap", "late", "warm", "loud", "green"][:n_way]
+    for n_shot in (1, 3):
+        rows = [[f"{word} {i}", f"about {word}"] for word in words for i in range(n_shot)]
+        table = write(tmp_path / "train.csv", [["text", "label"], *rows])
+        run("fit", table, "--out", tmp_path / f"model {n_shot}")
+        said = f"counts as {float(usual)} examples at most." if n_shot == 1 else f"say; {usual} before)."
+        assert said in capsys.readouterr().out
+
+
 def test_a_classifier_is_replaced_and_that_is_said(model, tmp_path, capsys):
     table = write(tmp_path / "few.csv", [["text", "label"], ["cheap", "price"], ["late", "parcel"]])
     about = json.loads((model / "classifier.json").read_text())
